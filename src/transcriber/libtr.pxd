@@ -4,6 +4,8 @@
 from libc.stdint cimport int64_t, uint64_t
 from libcpp cimport bool
 
+from transcriber._resample cimport tr_encoding
+
 
 cdef extern from "tr_status.h" nogil:
     enum tr_status:
@@ -98,3 +100,76 @@ cdef extern from "tr_whisper.h" nogil:
     const char *tr_language_code(int index)
     const char *tr_last_log_error()
     const char *tr_system_info()
+
+
+cdef extern from "tr_pipeline.h" nogil:
+    struct tr_pipeline:
+        pass
+    struct tr_live:
+        pass
+
+    enum tr_drop:
+        TR_DROP_QUEUE_FULL
+        TR_DROP_OVERRUN
+        TR_DROP_INFERENCE_ERROR
+        TR_DROP_ABANDONED
+        TR_N_DROPS
+
+    struct tr_balance:
+        uint64_t received
+        uint64_t transcribed
+        uint64_t flushed
+        uint64_t buffered
+        uint64_t dropped[4]
+
+    struct tr_counters:
+        uint64_t jobs_enqueued
+        uint64_t jobs_dropped
+        uint64_t jobs_completed
+        uint64_t jobs_failed
+        size_t queue_depth
+        size_t workers_busy
+        size_t streams_active
+
+    enum tr_event_kind:
+        TR_EVENT_FINAL
+        TR_EVENT_GAP
+        TR_EVENT_END
+
+    struct tr_event:
+        tr_event *next
+        tr_live *stream
+        tr_event_kind kind
+        bool flush
+        int64_t seq
+        uint64_t start
+        uint64_t n_samples
+        tr_drop reason
+        tr_status status
+        char detail[160]
+        int64_t created_ns
+        int64_t started_ns
+        int64_t finished_ns
+        tr_transcript *transcript
+        tr_balance balance
+
+    struct tr_pipeline_config:
+        size_t max_streams
+        size_t queue_capacity
+        size_t window_samples
+        size_t n_workers
+        const tr_engine *engines
+
+    tr_status tr_pipeline_new(const tr_pipeline_config *config, tr_pipeline **out)
+    void tr_pipeline_free(tr_pipeline *pipeline)
+    int tr_pipeline_fd(const tr_pipeline *pipeline)
+    tr_event *tr_pipeline_poll(tr_pipeline *pipeline)
+    void tr_event_free(tr_event *event)
+    tr_status tr_live_open(tr_pipeline *pipeline, unsigned sample_rate, tr_encoding encoding, unsigned n_channels,
+                           const tr_options *options, tr_live **out)
+    tr_status tr_live_feed(tr_live *stream, const unsigned char *bytes, size_t n_bytes)
+    void tr_live_end(tr_live *stream)
+    void tr_live_close(tr_live *stream)
+    tr_balance tr_live_balance(const tr_live *stream)
+    tr_counters tr_pipeline_counters(tr_pipeline *pipeline)
+    void tr_pipeline_abandon(tr_pipeline *pipeline)
