@@ -126,9 +126,7 @@ def _fetch(entry: Entry, staging: Path, progress: Progress | None, source: str |
                 return get(entry, staging, progress), title
             except fetch.SourceError as error:
                 faults.append(f"{title}: {error}")
-    raise ModelUnavailableError(
-        f"{entry.name}: cannot be pulled\n" + "\n".join(f"  {fault}" for fault in faults)
-    )
+    raise ModelUnavailableError(f"{entry.name}: cannot be pulled: {'; '.join(faults)}")
 
 
 def path(name: str) -> Path | None:

@@ -102,6 +102,7 @@ class _Variable:
 
 
 _N_TEXT_TOKENS = 50257
+_NUMPY = {ggml.F32: "<f4", ggml.F16: "<f2"}
 #: dtype code of CTranslate2 -> numpy dtype: float32, int8, int16, int32, float16.
 _DTYPES = (np.dtype("<f4"), np.dtype("i1"), np.dtype("<i2"), np.dtype("<i4"), np.dtype("<f2"))
 
@@ -127,15 +128,14 @@ def convert_ctranslate2(
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             model = _CTranslate2(data, source)
             parameters = model.hyper_parameters()
-            out.write(parameters.pack())
-            out.write(_mel_filters())
-            out.write(vocabulary)
+            written = out.write(parameters.pack() + _mel_filters() + vocabulary)
             expected = ggml.expected_tensors(parameters)
-            for done, (name, (shape, type_)) in enumerate(expected.items(), 1):
+            total = sum(type_.n_bytes(shape) for shape, type_ in expected.values())
+            for name, (shape, type_) in expected.items():
                 out.write(ggml.tensor_header(name, shape, type_))
-                out.write(model.tensor(name, shape).astype("<f4" if type_ is ggml.F32 else "<f2").tobytes())
+                written += out.write(model.tensor(name, shape).astype(_NUMPY[type_]).tobytes())
                 if progress:
-                    progress("convert", done, len(expected))
+                    progress("convert", min(written, total), total)
 
 
 def _mel_filters() -> bytes:
