@@ -2,6 +2,7 @@
 
 import numpy as np
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 
 from transcriber._buffer cimport NOGIL_FRAMES, acquire_frames
@@ -23,6 +24,7 @@ cdef dict _ENCODINGS = {
 ENCODINGS = tuple(_ENCODINGS)
 
 
+@cython.final
 cdef class PcmDecoder:
     """Turn a stream of PCM bytes, cut anywhere, into mono float32.
 
@@ -116,6 +118,7 @@ cdef class PcmDecoder:
         return tr_pcm_carry_bytes(self._pcm)
 
 
+@cython.final
 cdef class Resampler:
     """Resample a stream of mono float32 to 16 kHz.
 
