@@ -5,7 +5,7 @@ or dropped. Times are integer milliseconds from the start of the file; what is n
 
     {"path": "talk.mp3",              null when the audio did not come from a file
      "duration_ms": 11000,
-     "language": "en",
+     "language": "en",                null when no speech was found to detect it on
      "language_probability": 0.98,    null when the language was given
      "text": "And so, my fellow Americans…",
      "segments": [
@@ -49,7 +49,7 @@ def as_dict(transcript: Transcript, path: str | None = None) -> dict[str, Any]:
     return {
         "path": path,
         "duration_ms": transcript.duration_ms,
-        "language": transcript.language,
+        "language": transcript.language or None,
         "language_probability": _number(transcript.language_probability),
         "text": transcript.text.strip(),
         "segments": [_segment_dict(segment) for segment in transcript.segments],
