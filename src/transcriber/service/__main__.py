@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 import click
 
@@ -34,7 +36,7 @@ def command(config: DaemonConfig) -> int:
       transcriber listen
       transcriber publish speech.mp3 --stream demo --realtime
 
-    SIGTERM or Ctrl-C stops it within the grace period and prints where each sample went; a second one at once.
+    SIGTERM or Ctrl-C stops it within the grace period and prints where each sample went; again, at once.
     Metrics go to OTEL_EXPORTER_OTLP_ENDPOINT when that is set; the other standard OTEL_* variables apply.
     """
     logging.basicConfig(
@@ -43,11 +45,11 @@ def command(config: DaemonConfig) -> int:
     logging.getLogger("nats").setLevel(
         logging.CRITICAL
     )  # its errors reach us as callbacks, and we count them
-    try:
-        from uvloop import run
-    except ImportError:  # not made for this platform
-        run = asyncio.run
-    return run(_serve(config))
+    new_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    with contextlib.suppress(ImportError):  # uvloop is not made for every platform
+        from uvloop import new_event_loop as new_loop
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        return runner.run(_serve(config))
 
 
 async def _serve(config: DaemonConfig) -> int:

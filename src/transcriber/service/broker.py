@@ -159,7 +159,7 @@ async def connect(
         lame_duck_mode_cb=change("lame duck"),
         connect_timeout=CONNECT_TIMEOUT_S,
         max_reconnect_attempts=-1,
-        reconnect_time_wait=0.5,
+        reconnect_time_wait=0.5,  # type: ignore[arg-type]  # it goes to asyncio.sleep
         ping_interval=PING_INTERVAL_S,
         max_outstanding_pings=MAX_OUTSTANDING_PINGS,
         drain_timeout=10,

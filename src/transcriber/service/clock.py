@@ -30,7 +30,7 @@ class SessionClock:
     def add_chunk(
         self, start_ms: float, duration_ms: float, timestamp: datetime | None, arrival: datetime
     ) -> None:
-        """Take note of a chunk that starts at `start_ms`; without a timestamp it was captured as it arrived."""
+        """Note a chunk that starts at `start_ms`; without a timestamp it was captured as it arrived."""
         if timestamp is None:
             if self._stamped:
                 return

@@ -50,7 +50,8 @@ class _Option(click.Option):
     """An option that is listed under a heading, with its environment variable in help and errors."""
 
     def __init__(self, *args: Any, heading: str = "Other", **kwargs: Any) -> None:
-        super().__init__(*args, show_envvar="envvar" in kwargs, show_default=True, **kwargs)
+        kwargs.update(show_envvar=True, show_default=True)
+        super().__init__(*args, **kwargs)
         self.heading = heading
 
 

@@ -24,14 +24,14 @@ from nats.aio.subscription import Subscription
 from transcriber import models
 from transcriber._engine import LANGUAGES, Model
 from transcriber.cpu import usable_cores
-from transcriber.errors import AudioFormatError, ProtocolError, QueueFullError, StreamClosedError
+from transcriber.errors import AudioFormatError, ProtocolError, QueueFullError
 from transcriber.result import Options
 from transcriber.service import broker, telemetry, wire
 from transcriber.service.clock import SessionClock
 from transcriber.service.config import DaemonConfig
 from transcriber.service.embedded import EmbeddedServer
 from transcriber.service.limiter import Limiter
-from transcriber.stream import Balance, End, Failure, Final, Gap, Stream, Transcriber
+from transcriber.stream import Balance, Counters, End, Failure, Final, Gap, Stream, Transcriber
 
 __all__ = ["Daemon"]
 
@@ -103,6 +103,7 @@ class Daemon:
         self._embedded: EmbeddedServer | None = None
         self._model: Model | None = None
         self._telemetry: telemetry.Telemetry | None = None
+        self._counters: Counters
         self._tasks: list[asyncio.Task[None]] = []
 
     # Life cycle
@@ -154,24 +155,23 @@ class Daemon:
             access = broker.Access(self._embedded.url)
         path = await asyncio.to_thread(models.resolve, config.whisper_model_path)
         self._model = await asyncio.to_thread(Model, path)
-        threads = config.whisper_threads or max(1, min(4, usable_cores() // config.workers))
-        if threads * config.workers > usable_cores():
-            log.warning(
-                "%d workers x %d threads on %d usable cores: inference will be many times slower",
-                config.workers,
-                threads,
-                usable_cores(),
-            )
         self.transcriber = Transcriber(
             self._model,
             workers=config.workers,
-            threads=threads,
+            threads=config.whisper_threads,
             window_s=config.buffer_duration_secs,
             queue_capacity=config.transcription_queue_capacity,
             max_streams=config.max_streams,
-            options=Options(language=config.language),
+            # Times within a window would make some windows two inferences; a window is short enough as it is.
+            options=Options(language=config.language, timestamps=False),
         )
-        self._telemetry = telemetry.start(self.transcriber.counters, self.chunks)
+        threads, cores = self.transcriber.threads, usable_cores()
+        if threads * config.workers > cores:
+            log.warning(
+                "%d workers x %d threads on %d cores: many times slower", config.workers, threads, cores
+            )
+        self._counters = self.transcriber.counters()
+        self._telemetry = telemetry.start(lambda: self._counters, self.chunks)
         self._nc = await broker.connect(
             access,
             f"transcriber-daemon-{os.getpid()}",
@@ -214,10 +214,10 @@ class Daemon:
         log.info("%s: shutting down within %d ms", self._stop_reason, self.config.grace_ms)
         # Of the grace period the last part belongs to publishing what there is, up to 100 ms.
         reserve = min(0.1, self.config.grace_ms / 2000)
-        await self._within(self._subscription.drain(), reserve / 2)  # handles what has already arrived
+        await self._within(self._subscription.drain(), reserve / 2)  # type: ignore[no-untyped-call]  # handles what has already arrived
         self.transcriber.drain()
-        while not self.transcriber.idle() and self._left() > reserve:
-            await asyncio.sleep(0.005)  # noqa: ASYNC110 - a level of the native side; it has no event
+        while not self.transcriber.idle() and self._left() > reserve:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0.005)
         if not self.transcriber.idle():
             self.transcriber.abandon()
         self._on_results()
@@ -276,7 +276,7 @@ class Daemon:
         try:
             chunk = wire.parse(
                 msg.subject,
-                msg.headers,
+                msg.headers,  # type: ignore[arg-type]  # bytes: see broker.Connection
                 msg.data,
                 max_chunk_bytes=self.config.max_chunk_bytes,
                 languages=LANGUAGES,
@@ -297,7 +297,7 @@ class Daemon:
             if chunk.end and live is not None:
                 self._end(chunk.stream, live)
             return
-        if live is None:
+        if live is None or live.stream.ended:  # ended: idle for too long, and its End event is on the way
             live = self._open(chunk)
         elif (chunk.encoding, chunk.sample_rate, chunk.n_channels) != (
             live.stream.encoding,
@@ -314,9 +314,6 @@ class Daemon:
             )
         start_ms = live.position_ms()
         try:
-            live.stream.feed(chunk.payload)
-        except StreamClosedError:  # idle for too long; its End event is on the way
-            live, start_ms = self._open(chunk), 0.0
             live.stream.feed(chunk.payload)
         except AudioFormatError as problem:
             raise ProtocolError("non_finite", str(problem)) from None
@@ -482,6 +479,10 @@ class Daemon:
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
             self.transcriber.end_idle(self.config.idle_timeout_secs)
+            if self._telemetry is not None:
+                self._counters = (
+                    self.transcriber.counters()
+                )  # the exporter's thread must not read live streams
             if self._async_errors and self._refusals.admit("NATS") is not None:
                 log.warning("NATS: %d errors, the last one: %s", self._async_errors, self._last_async_error)
                 self._async_errors = 0

@@ -74,7 +74,7 @@ class Telemetry:
     reader : MetricReader
         Where the metrics go.
     counters : callable
-        Reads the pipeline's atomic counters; called from the exporter's thread.
+        Gives the latest snapshot; called from the exporter's thread.
     chunks : ChunkCounts
         The daemon's own counts.
     """

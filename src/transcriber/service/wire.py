@@ -47,6 +47,7 @@ ENCODINGS: Final = {"s16le": 2, "s24le": 3, "s32le": 4, "f32le": 4, "mulaw": 1, 
 SAMPLE_RATES: Final = (16_000, 48_000)
 
 MAX_CHANNELS: Final = 8
+MAX_CHUNK_S: Final = 8  # the pipeline takes no more at once; a live source sends a tenth of a second
 MAX_HEADER_BYTES: Final = (
     16_384  # twice what W3C baggage may take; a bigger block is not worth its parsing time
 )
@@ -167,6 +168,12 @@ def parse(
             f"the payload has {len(payload)} bytes; {encoding} with {n_channels} channels needs a multiple "
             "of "
             f"{frame_bytes}",
+        )
+    if len(payload) > MAX_CHUNK_S * sample_rate * frame_bytes:
+        raise ProtocolError(
+            "chunk_too_large",
+            f"the payload is {len(payload) // frame_bytes / sample_rate:.1f} s long; at most {MAX_CHUNK_S} s "
+            "are allowed",
         )
     return Chunk(
         stream=stream,
