@@ -173,12 +173,17 @@ static bool chunk_is_finite(const struct tr_pcm *pcm, const uint8_t *bytes, size
     return !any_bad;
 }
 
+enum tr_status tr_pcm_check(const struct tr_pcm *pcm, const uint8_t *bytes, size_t n_bytes) {
+    return pcm->encoding == TR_F32LE && n_bytes > 0 && !chunk_is_finite(pcm, bytes, n_bytes) ? TR_ENONFINITE : TR_OK;
+}
+
 enum tr_status tr_pcm_decode(struct tr_pcm *pcm, const uint8_t *bytes, size_t n_bytes, float *out, size_t *n_frames) {
     *n_frames = 0;
     if (n_bytes == 0)
         return TR_OK; /* bytes may be NULL */
-    if (pcm->encoding == TR_F32LE && !chunk_is_finite(pcm, bytes, n_bytes))
-        return TR_ENONFINITE;
+    const enum tr_status checked = tr_pcm_check(pcm, bytes, n_bytes);
+    if (checked != TR_OK)
+        return checked;
 
     size_t n_done = 0;
     if (pcm->n_carry > 0) { /* complete the frame that earlier chunks began */

@@ -35,6 +35,10 @@ void tr_pcm_free(struct tr_pcm *pcm);
 /* Frames that decode() gives for the next n_bytes, the carry included: the room that `out` must have. */
 size_t tr_pcm_max_frames(const struct tr_pcm *pcm, size_t n_bytes);
 
+/* What decode() would say of these bytes, all of them given as one chunk; nothing is changed. For a caller that decodes a
+ * chunk in pieces and yet takes it whole or not at all. */
+enum tr_status tr_pcm_check(const struct tr_pcm *pcm, const uint8_t *bytes, size_t n_bytes);
+
 /* Decode one chunk; `bytes` needs no alignment and may be NULL when n_bytes is 0. Sets *n_frames.
  * TR_ENONFINITE: a float32 sample that ends in this chunk is NaN or infinite. The whole chunk is refused: *n_frames
  * is 0, `out` and the carry are untouched. */

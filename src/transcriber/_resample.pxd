@@ -54,3 +54,6 @@ cdef class Resampler:
     cdef tr_flag _busy                  # held by the thread in process()
     cdef bint _ended                    # guarded by _busy
     cdef readonly unsigned sample_rate
+
+
+cdef int encoding_code(str encoding) except -1

@@ -24,6 +24,13 @@ cdef dict _ENCODINGS = {
 ENCODINGS = tuple(_ENCODINGS)
 
 
+cdef int encoding_code(str encoding) except -1:
+    """Return the enum tr_encoding of a wire name."""
+    if encoding not in _ENCODINGS:
+        raise AudioFormatError(f"encoding: need one of {', '.join(ENCODINGS)}, got {encoding!r}")
+    return _ENCODINGS[encoding]
+
+
 @cython.final
 cdef class PcmDecoder:
     """Turn a stream of PCM bytes, cut anywhere, into mono float32.
@@ -46,13 +53,12 @@ cdef class PcmDecoder:
     """
 
     def __cinit__(self, str encoding not None, int n_channels):
-        if encoding not in _ENCODINGS:
-            raise AudioFormatError(f"encoding: need one of {', '.join(ENCODINGS)}, got {encoding!r}")
+        cdef int code = encoding_code(encoding)
         if not 1 <= n_channels <= TR_PCM_MAX_CHANNELS:
             raise AudioFormatError(f"n_channels: need 1..{TR_PCM_MAX_CHANNELS}, got {n_channels}")
         self.encoding = encoding
         self.n_channels = <unsigned>n_channels
-        self._pcm = tr_pcm_new(_ENCODINGS[encoding], self.n_channels)
+        self._pcm = tr_pcm_new(<tr_encoding>code, self.n_channels)
         if self._pcm is NULL:
             raise MemoryError("no memory for a PCM decoder")
 
