@@ -69,9 +69,9 @@ def test_gen_taps_writes_the_committed_header_byte_for_byte(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("n_frames", [0, 1, 2, 3, 70, 141, 1000, 48_000])
-def test_output_is_the_float64_convolution_within_a_millionth(n_frames: int) -> None:
+def test_output_is_the_float64_convolution_within_two_millionths(n_frames: int) -> None:
     pcm = noise(n_frames)
-    np.testing.assert_allclose(resample(pcm), reference(pcm), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(resample(pcm), reference(pcm), rtol=0, atol=2e-6)
 
 
 def tone(hz: float, n_frames: int = 48_000) -> NDArray[np.float32]:
