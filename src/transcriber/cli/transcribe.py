@@ -206,7 +206,7 @@ def _write(target: Path, text: str) -> None:
 
 
 def _print(text: str) -> None:
-    stdout = click.get_binary_stream("stdout")  # UTF-8 on every terminal and pipe, whatever the locale
+    stdout = sys.stdout.buffer  # UTF-8 on every terminal and pipe, whatever the locale
     stdout.write(_encode(text))
     stdout.flush()
 
