@@ -18,6 +18,7 @@ cdef class Session:
     cdef libtr.tr_flag _busy           # held by whoever is in run() or close(), or by a pipeline for its lifetime
     cdef readonly Model model          # keeps the weights alive while the state uses them
     cdef readonly int threads
+    cdef libtr.tr_engine engine(self)  # for a worker: only this module is linked with whisper.cpp
 
 
 cdef class Vad:

@@ -260,6 +260,9 @@ cdef class Session:
         finally:
             libtr.tr_transcript_free(transcript)
 
+    cdef libtr.tr_engine engine(self):
+        return libtr.tr_session_engine(self._ptr)
+
     def cancel(self):
         """Ask the run in progress to stop; it raises JobCancelledError after the encoder pass or decoder step
         that it is in. Does nothing when no run is in progress. Any thread."""

@@ -6,9 +6,12 @@ cdef class Pipeline:
     cdef dict _streams                 # address of the tr_live -> LiveStream, until its end event was polled
     cdef list _sessions                # keeps the workers' sessions alive; each held busy until close()
     cdef bint _multilingual
+    cdef void _release_sessions(self)
+    cdef int _check_open(self) except -1
 
 
 cdef class LiveStream:
     cdef libtr.tr_live *_ptr           # borrowed from the pipeline; NULL after the end event or the pipeline's close()
     cdef readonly Pipeline pipeline    # keeps the C stream alive
     cdef readonly str id
+    cdef int _check_open(self) except -1

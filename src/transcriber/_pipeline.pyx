@@ -24,8 +24,12 @@ cdef enum:
 
 
 cdef tuple _balance(const libtr.tr_balance *b):
-    return (b.received, b.transcribed, b.flushed, b.buffered,
-            {DROP_REASONS[i]: b.dropped[i] for i in range(libtr.TR_N_DROPS) if b.dropped[i]})
+    cdef int i
+    dropped = {}
+    for i in range(<int>libtr.TR_N_DROPS):
+        if b.dropped[i]:
+            dropped[DROP_REASONS[i]] = b.dropped[i]
+    return (b.received, b.transcribed, b.flushed, b.buffered, dropped)
 
 
 cdef class Pipeline:
@@ -50,7 +54,7 @@ cdef class Pipeline:
                 if session._ptr is NULL:
                     raise EngineClosedError("a session given to a worker is closed")
                 self._multilingual = session.model.multilingual
-                engines[i] = libtr.tr_session_engine(session._ptr)
+                engines[i] = session.engine()
             config.max_streams = max_streams
             config.queue_capacity = queue_capacity
             config.window_samples = window_samples

@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Self, TypeAlias
 
 from transcriber._engine import Model
-from transcriber._pipeline import LiveStream, Pipeline, RawBalance
+from transcriber._pipeline import LiveStream, Pipeline
 from transcriber.cpu import usable_cores
 from transcriber.errors import ConfigError, EngineClosedError, StreamClosedError
 from transcriber.result import Options, Transcript
@@ -60,10 +60,6 @@ class Balance:
             self.buffered + other.buffered,
             dict(Counter(self.dropped) + Counter(other.dropped)),
         )
-
-    @classmethod
-    def _from_raw(cls, raw: RawBalance) -> Balance:
-        return cls(*raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +194,7 @@ class Stream:
         """Return the stream's balance: exact once it is quiet, a snapshot while audio is under way."""
         if self._final_balance is not None:
             return self._final_balance
-        return Balance._from_raw(self._raw.balance())
+        return Balance(*self._raw.balance())
 
 
 class Transcriber:
@@ -345,7 +341,7 @@ class Transcriber:
                 events.append(Gap(stream.id, stream.session, seq, start // SAMPLES_PER_MS, end_ms, n, reason))
             else:
                 _, _, n_windows, balance = raw
-                stream._final_balance = Balance._from_raw(balance)
+                stream._final_balance = Balance(*balance)
                 self._past += stream._final_balance
                 del self._streams[raw[1]]
                 stream._end_reason = stream._end_reason or "shutdown"
