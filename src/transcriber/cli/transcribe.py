@@ -24,8 +24,11 @@ from rich.progress import (
 from rich.text import Text
 
 from transcriber import audio
+from transcriber._engine import Model
 from transcriber.errors import AudioFormatError, ConfigError, InferenceError, TranscriberError
+from transcriber.files import transcribe
 from transcriber.formats import FORMATS, render
+from transcriber.models import resolve
 from transcriber.result import Options
 
 __all__ = ["transcribe_command"]
@@ -136,11 +139,6 @@ def transcribe_command(
         word_timestamps=word_timestamps,
         threads=threads,
     )
-    # Not at the top: they load the engine, and --help needs none.
-    from transcriber._engine import Model
-    from transcriber.files import transcribe
-    from transcriber.models import resolve
-
     targets: Sequence[Path | None] = [None] * len(files)
     if output_dir is not None:
         _make_directory(output_dir)
