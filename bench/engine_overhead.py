@@ -3,10 +3,10 @@
     python bench/engine_overhead.py --pairs 5
 
 Builds whisper-cli out of vendor/whisper.cpp/tree with the flags of our CMakeLists.txt, into
-build/whisper-cli. Each pair runs both programs, in the other order than the pair before, on 30 s of speech and
-on 120 s or more, as 16 kHz WAV. CPU time is user + system of the whole child process as the kernel counts it:
-loading the weights, reading the file, starting the interpreter and all threads are in it. Two ratios, ours /
-theirs, come out as medians over the pairs:
+build/whisper-cli. Each pair runs both programs, in the other order than the pair before, on 30 s of speech,
+and on 120 s or more, as 16 kHz WAV. CPU time is user + system of the whole child process as the kernel
+counts it: loading the weights, reading the file, starting the interpreter and all threads are in it. Two
+ratios, ours / theirs, come out as medians over the pairs:
 
 whole process
     CPU(long file): what a user pays.

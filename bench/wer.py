@@ -94,7 +94,7 @@ def main(
     for row in sorted(rows, key=lambda row: -row["errors"])[:worst]:
         click.echo(f"{row['errors']:3} {row['id']}\n    said  {row['said']}\n    heard {row['heard']}")
     click.echo(
-        f"WER {report['wer_percent']} %: {total.substitutions} S + {total.deletions} D + {total.insertions} I "
+        f"WER {report['wer_percent']} %: {total.substitutions} S, {total.deletions} D, {total.insertions} I "
         f"of {report['n_words']} words in {len(clips)} clips, {audio_s:.0f} s; "
         f"{model}, {n_threads} threads, {wall_s:.0f} s ({cpu_s:.0f} s CPU)"
     )

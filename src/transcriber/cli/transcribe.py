@@ -220,11 +220,11 @@ def _bar(title: str) -> Iterator[audio.Progress | None]:
         yield None
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
+        TextColumn("left:"),
         TimeRemainingColumn(),
         _RtfColumn(),
     )
