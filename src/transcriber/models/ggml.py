@@ -43,6 +43,7 @@ QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION: stored as thousands in the ftype o
 
 _HYPER = struct.Struct("<I11i")
 _TENSOR = struct.Struct("<3i")
+_MAGIC_BYTES = struct.pack("<I", MAGIC)
 # Longer than the head of any valid model: one read brings the whole of it.
 _MAX_HEAD = _HYPER.size + 8 + 4 * 128 * N_BINS + 4 + 51866 * (4 + MAX_TOKEN_BYTES)
 _PULL = "run `transcriber models pull base` for a good one"
@@ -243,11 +244,11 @@ def read_head(data: bytes, name: str) -> tuple[HyperParameters, int]:
     foreign = _foreign_format(data)
     if foreign:
         _refuse(name, f"is {foreign}, not a ggml Whisper model")
+    if not data.startswith(_MAGIC_BYTES):
+        _refuse(name, f"is not a ggml Whisper model: it begins with {data[:4]!r} instead of {_MAGIC_BYTES!r}")
     if len(data) < _HYPER.size:
         _refuse(name, "is truncated: it ends in the hyper-parameters")
-    magic, *numbers = _HYPER.unpack_from(data)
-    if magic != MAGIC:
-        _refuse(name, f"is not a ggml Whisper model: it begins with 0x{magic:08x} instead of 0x{MAGIC:08x}")
+    _, *numbers = _HYPER.unpack_from(data)
     parameters = HyperParameters(*numbers)
     fault = hyper_parameter_fault(parameters)
     if fault:
