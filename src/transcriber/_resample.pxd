@@ -1,3 +1,4 @@
+cimport cython
 from libc.stdint cimport uint8_t
 
 from transcriber._ring cimport tr_flag
@@ -39,6 +40,7 @@ cdef extern from "tr_resample.h" nogil:
     unsigned tr_resampler_delay_frames(const tr_resampler *resampler)
 
 
+@cython.final
 cdef class PcmDecoder:
     cdef tr_pcm *_pcm                   # owned
     cdef tr_flag _busy                  # held by the thread in decode()
@@ -46,6 +48,7 @@ cdef class PcmDecoder:
     cdef readonly unsigned n_channels
 
 
+@cython.final
 cdef class Resampler:
     cdef tr_resampler *_resampler       # owned
     cdef tr_flag _busy                  # held by the thread in process()

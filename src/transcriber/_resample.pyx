@@ -2,6 +2,7 @@
 
 import numpy as np
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 
 from transcriber._buffer cimport NOGIL_FRAMES, acquire_frames
@@ -30,6 +31,7 @@ cdef int encoding_code(str encoding) except -1:
     return _ENCODINGS[encoding]
 
 
+@cython.final
 cdef class PcmDecoder:
     """Turn a stream of PCM bytes, cut anywhere, into mono float32.
 
@@ -122,6 +124,7 @@ cdef class PcmDecoder:
         return tr_pcm_carry_bytes(self._pcm)
 
 
+@cython.final
 cdef class Resampler:
     """Resample a stream of mono float32 to 16 kHz.
 

@@ -1,3 +1,4 @@
+cimport cython
 from libc.stdint cimport uint64_t
 
 
@@ -19,6 +20,7 @@ cdef extern from "tr_ring.h" nogil:
     size_t tr_ring_capacity(const tr_ring *ring)
 
 
+@cython.final
 cdef class RingBuffer:
     cdef tr_ring *_ring         # owned
     cdef tr_flag _producing     # held by the thread in put(): two producers would corrupt the ring

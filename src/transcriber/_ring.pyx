@@ -2,6 +2,7 @@
 
 import numpy as np
 
+cimport cython
 from cpython.buffer cimport PyBuffer_Release
 
 from transcriber._buffer cimport NOGIL_FRAMES, acquire_frames
@@ -11,6 +12,7 @@ from transcriber.errors import EngineBusyError
 __all__ = ["RingBuffer"]
 
 
+@cython.final
 cdef class RingBuffer:
     """A bounded buffer of float32 frames from one producer thread to one consumer thread, without locks.
 

@@ -51,8 +51,8 @@ def transcribe(
     vad : bool
         Leave out what the voice detector does not take for speech. Times stay those of the source.
     progress : callable, optional
-        Called as ``progress(what, done, total)`` from the calling thread: ``"decode"`` and ``"transcribe"``
-        in milliseconds of audio, and whatever fetching a model reports.
+        Called as ``progress(what, done, total)`` from the calling thread: ``"decode"``, ``"vad"`` and
+        ``"transcribe"`` in milliseconds of audio, and whatever fetching a model reports.
     session : Session, optional
         Run in this session and not in one of its own; `model` is then not looked at.
 
@@ -81,6 +81,8 @@ def transcribe(
             if not isinstance(model, Model):
                 model = stack.enter_context(Model(resolve(model, progress=progress)))
             session = stack.enter_context(model.session(threads=options.threads))
+        if vad and progress is not None:
+            progress("vad", 0, _to_ms(pcm.size))  # seconds per hour of audio
         spans = list(_speech(pcm)) if vad else [(0, pcm.size)]
         parts: list[tuple[int, Transcript]] = []
         for start, stop in spans:

@@ -76,7 +76,7 @@ def main() -> None:
         code = 2
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "transcriber"
-        code = _fail(f"{error.format_message()} (see '{command} --help')", 2)
+        code = _fail(f"{error.format_message().rstrip('.')} (see '{command} --help')", 2)
     except click.ClickException as error:
         code = _fail(error.format_message(), error.exit_code)
     except click.Abort:  # click makes this of KeyboardInterrupt

@@ -24,8 +24,11 @@ from rich.progress import (
 from rich.text import Text
 
 from transcriber import audio
+from transcriber._engine import Model
 from transcriber.errors import AudioFormatError, ConfigError, InferenceError, TranscriberError
+from transcriber.files import transcribe
 from transcriber.formats import FORMATS, render
+from transcriber.models import resolve
 from transcriber.result import Options
 
 __all__ = ["transcribe_command"]
@@ -136,11 +139,6 @@ def transcribe_command(
         word_timestamps=word_timestamps,
         threads=threads,
     )
-    # Not at the top: they load the engine, and --help needs none.
-    from transcriber._engine import Model
-    from transcriber.files import transcribe
-    from transcriber.models import resolve
-
     targets: Sequence[Path | None] = [None] * len(files)
     if output_dir is not None:
         _make_directory(output_dir)
@@ -206,7 +204,7 @@ def _write(target: Path, text: str) -> None:
 
 
 def _print(text: str) -> None:
-    stdout = click.get_binary_stream("stdout")  # UTF-8 on every terminal and pipe, whatever the locale
+    stdout = sys.stdout.buffer  # UTF-8 on every terminal and pipe, whatever the locale
     stdout.write(_encode(text))
     stdout.flush()
 
@@ -222,11 +220,11 @@ def _bar(title: str) -> Iterator[audio.Progress | None]:
         yield None
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
+        TextColumn("left:"),
         TimeRemainingColumn(),
         _RtfColumn(),
     )
