@@ -47,7 +47,7 @@ class Shape:
     n_text_layer: int = 1
     n_mels: int = 80
     ftype: int = 1
-    tokens: list[bytes] = field(default_factory=lambda: [b"ab"] * 50257)
+    tokens: list[bytes] = field(default_factory=lambda: [*[b"ab"] * 50256, b" "])
 
     def numbers(self) -> tuple[int, ...]:
         return (

@@ -57,7 +57,7 @@ def test_check_accepts_every_type_that_whisper_cpp_makes(ftype: int, tmp_path: P
 
 def test_check_accepts_english_only_turbo_and_distilled_shapes(tmp_path: Path, files: Any) -> None:
     shapes = (
-        files.Shape(n_vocab=51864, tokens=[b"x"] * 50256),
+        files.Shape(n_vocab=51864, tokens=[*[b"x"] * 50255, b" "]),
         files.Shape(n_vocab=51866, n_mels=128, n_audio_layer=3, n_text_layer=1),
         files.Shape(n_audio_layer=1, n_text_layer=2),
     )
@@ -210,9 +210,9 @@ def test_check_refuses_a_flipped_bit_in_any_tensor_header(
 
 
 @FUZZ
-@given(token=st.integers(0, 50256), length=st.integers(0, 2**32 - 1).filter(lambda n: n != 2))
+@given(token=st.integers(0, 50255), length=st.integers(0, 2**32 - 1).filter(lambda n: n != 2))
 def test_check_refuses_a_wrong_token_length(token: int, length: int, model_file: Path, files: Any) -> None:
-    at = len(files.head_bytes(files.Shape())) - (50257 - token) * 6
+    at = len(files.head_bytes(files.Shape())) - 5 - (50256 - token) * 6
     with model_file.open("r+b") as file:
         file.seek(at)
         assert struct.unpack("<I", file.read(4)) == (2,)
@@ -245,6 +245,12 @@ def test_check_refuses_a_wrong_vocabulary_size(count: int, model_file: Path) -> 
         file.seek(56 + 4 * 80 * 201)
         file.write(struct.pack("<i", count))
     assert f"a vocabulary of {count} tokens" in refusal(model_file)
+
+
+def test_check_refuses_a_vocabulary_without_a_space(tmp_path: Path, files: Any) -> None:
+    path = tmp_path / "model.bin"
+    files.write_model(path, files.Shape(tokens=[b"ab"] * 50257))
+    assert "no token for a space" in refusal(path)
 
 
 def test_check_refuses_missing_doubled_and_unknown_tensors(tmp_path: Path, files: Any) -> None:
@@ -295,7 +301,8 @@ def test_catalogue_sizes_are_those_of_the_format(entry: catalogue.Entry, tmp_pat
     # 307057 bytes are the texts of the multilingual vocabulary, 320827 those of the English one.
     texts = [b""] * 50257
     texts[: 3209 if english else 3071] = [b"x" * 100] * (3209 if english else 3071)
-    texts[0] = b"x" * (27 if english else 57)
+    texts[0] = b"x" * (26 if english else 56)
+    texts[-1] = b" "
     shape = files.Shape(
         n_vocab=51864 if english else 51866 if v3 else 51865,
         n_audio_state=64 * heads,
