@@ -37,7 +37,7 @@ HEAD_DIM = 64  # of every attention head of every Whisper model
 MIN_VOCABULARY = (
     50256  # the text tokens of GPT-2 without <|endoftext|>; the loader makes up the special tokens itself
 )
-MAX_TOKEN_BYTES = 256  # the longest token of GPT-2 is 128 bytes
+MAX_TOKEN_BYTES = 128  # the longest of GPT-2, and all that whisper.cpp's tools have room for
 MAX_HEADS, MAX_LAYERS = 20, 32  # those of the large models
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION: stored as thousands in the ftype of quantized files
 
@@ -280,9 +280,10 @@ def read_head(data: bytes, name: str) -> tuple[HyperParameters, int]:
             (length,) = length_at(data, offset)
             if length > MAX_TOKEN_BYTES:
                 _refuse(name, f"is damaged: token {token} of the vocabulary is {length} bytes long")
-            has_space = has_space or data[offset + 4 : offset + 4 + length] == b" "
+            if length == 1 and data[offset + 4] == ord(" "):
+                has_space = True
             offset += 4 + length
-    except struct.error:
+    except (struct.error, IndexError):
         offset = len(data) + 1
     if offset > len(data):
         _refuse(name, "is truncated: it ends in the vocabulary")
