@@ -64,8 +64,10 @@ unsigned tr_resampler_delay_frames(const struct tr_resampler *resampler) {
     return resampler->sample_rate == OUT_RATE ? 0 : (HALF + FACTOR - 1) / FACTOR;
 }
 
-/* TILE outputs, the first of which starts at `at` in each phase. */
-static inline void filter_tile(float phases[FACTOR][PHASE_FRAMES], size_t at, float *restrict out) {
+/* TILE outputs, the first of which starts at `at` in each phase. Not inlined: two copies need not round alike, as the
+ * compiler may fuse multiply and add in one and not in the other. */
+__attribute__((noinline)) static void filter_tile(float phases[FACTOR][PHASE_FRAMES], size_t at,
+                                                  float *restrict out) {
     float sums[TILE] = {0};
     for (size_t q = 0; q < PHASE_TAPS; q++)
         for (size_t p = 0; p < FACTOR; p++) {

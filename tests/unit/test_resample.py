@@ -19,7 +19,7 @@ from transcriber.errors import AudioFormatError, StreamClosedError
 CSRC = Path(__file__).parents[2] / "csrc"
 HEADER = CSRC / "tr_resample_taps.h"
 N_TAPS, HALF = 141, 70
-# Chunking errors would show near the factor of 3, the half and whole length of the filter, a tile of 32 outputs,
+# Chunking errors would show near the factor of 3, the filter's length and half of it, a tile of 32 outputs,
 # and the 1604 and then 1536 frames that fill the kernel's block.
 EDGES = [0, 1, 2, 3, 4, 69, 70, 71, 95, 96, 97, 140, 141, 142, 960, 1535, 1536, 1537, 1603, 1604, 1605, 5000]
 
@@ -69,9 +69,9 @@ def test_gen_taps_writes_the_committed_header_byte_for_byte(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("n_frames", [0, 1, 2, 3, 70, 141, 1000, 48_000])
-def test_output_is_the_float64_convolution_within_a_millionth(n_frames: int) -> None:
+def test_output_is_the_float64_convolution_within_two_millionths(n_frames: int) -> None:
     pcm = noise(n_frames)
-    np.testing.assert_allclose(resample(pcm), reference(pcm), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(resample(pcm), reference(pcm), rtol=0, atol=2e-6)
 
 
 def tone(hz: float, n_frames: int = 48_000) -> NDArray[np.float32]:

@@ -1,0 +1,1 @@
+"""The NATS service: audio chunks in, transcripts out. All it does with audio is the library's work."""
