@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from transcriber import models
 from transcriber.errors import ModelLoadError
 from transcriber.models import convert, ggml
 
@@ -252,6 +253,15 @@ def test_ctranslate2_model_becomes_the_same_weights(ct2: Path, tmp_path: Path, f
         assert data[tensor.offset : tensor.offset + tensor.n_bytes] == values.astype(dtype).tobytes(), (
             tensor.name
         )
+
+
+def test_from_ctranslate2_writes_a_whole_file_or_none(ct2: Path, tmp_path: Path) -> None:
+    target = models.from_ctranslate2(ct2, tmp_path / "out.bin")
+    assert target == tmp_path / "out.bin"
+    assert models.check(target).ftype == "f16"
+    with pytest.raises(ModelLoadError, match="no such file"):
+        models.from_ctranslate2(tmp_path, tmp_path / "none.bin")
+    assert [p.name for p in tmp_path.iterdir()] == ["out.bin"]
 
 
 def test_ctranslate2_float32_gives_the_same_file(ct2: Path, tmp_path: Path, files: Any) -> None:
