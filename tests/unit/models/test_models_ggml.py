@@ -181,6 +181,31 @@ def test_check_refuses_any_other_hyper_parameter(
         file.write(struct.pack("<i", original))
 
 
+@pytest.mark.parametrize(
+    ("numbers", "reason"),
+    [
+        ({"n_vocab": 51867}, "n_vocab is 51867"),
+        ({"n_vocab": 51000}, "n_vocab is 51000"),
+        ({"n_audio_ctx": 3000}, "n_audio_ctx and n_text_ctx are 3000 and 448"),
+        ({"n_text_ctx": 4}, "n_audio_ctx and n_text_ctx are 1500 and 4"),
+        ({"n_mels": 64}, "n_mels is 64"),
+        ({"n_audio_head": 2, "n_text_head": 2}, "n_audio_state is 64 with 2 heads"),
+        ({"n_audio_head": 0, "n_text_head": 0}, "0 heads, not 1 to 20"),
+        ({"n_text_state": 128, "n_text_head": 2}, "unlike the encoder's"),
+        ({"n_text_head": 7}, "unlike the encoder's"),
+        ({"n_audio_layer": 0}, "0 and 1 layers"),
+        ({"n_text_layer": 33}, "1 and 33 layers"),
+    ],
+)
+def test_check_refuses_shapes_that_no_whisper_model_has_even_if_all_fits(
+    numbers: dict[str, int], reason: str, tmp_path: Path, files: Any
+) -> None:
+    path = tmp_path / "model.bin"
+    tokens = [*[b"ab"] * 50255, b" "]
+    files.write_model(path, files.Shape(**numbers, tokens=tokens))
+    assert reason in refusal(path)
+
+
 @FUZZ
 @given(ftype=st.one_of(st.integers(-(2**31), 2**31 - 1), st.integers(-30, 3000)))
 def test_check_refuses_any_other_ftype(ftype: int, model_file: Path) -> None:

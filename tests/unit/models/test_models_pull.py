@@ -604,7 +604,7 @@ def test_cli_quantize_prints_the_path(model_file: Path, tmp_path: Path) -> None:
     assert "convert to bf16" in err
 
 
-@pytest.mark.parametrize("command", [[], ["list"], ["pull"], ["path"], ["remove"], ["quantize"]])
+@pytest.mark.parametrize("command", [[], ["list"], ["pull"], ["path"], ["remove"], ["quantize"], ["convert"]])
 def test_cli_help_teaches(command: list[str]) -> None:
     out, _ = run(*command, "--help")
     assert "Usage: " in out
