@@ -1,6 +1,9 @@
+cimport cython
+
 from transcriber cimport libtr
 
 
+@cython.final
 cdef class Pipeline:
     cdef libtr.tr_pipeline *_ptr       # owned; NULL after close()
     cdef dict _streams                 # address of the tr_live -> LiveStream, until its end event was polled
@@ -10,6 +13,7 @@ cdef class Pipeline:
     cdef int _check_open(self) except -1
 
 
+@cython.final
 cdef class LiveStream:
     cdef libtr.tr_live *_ptr           # borrowed from the pipeline; NULL after the end event or the pipeline's close()
     cdef readonly Pipeline pipeline    # keeps the C stream alive

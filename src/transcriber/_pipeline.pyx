@@ -1,12 +1,13 @@
 """The live core of csrc/tr_pipeline for Python: raw streams and raw events. `transcriber.stream` is its public face."""
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport uintptr_t
+from libc.stdint cimport uint8_t, uintptr_t
 from libc.stdlib cimport free, malloc
 
 from transcriber cimport libtr
 from transcriber._engine cimport Session, fill_options, status_error, transcript_from_c
-from transcriber._resample cimport encoding_code, tr_encoding
+from transcriber._resample cimport encoding_code
 
 from transcriber.errors import (
     AudioFormatError,
@@ -15,6 +16,8 @@ from transcriber.errors import (
     QueueFullError,
     StreamClosedError,
 )
+
+__all__ = ["DROP_REASONS", "LiveStream", "Pipeline"]
 
 DROP_REASONS = ("queue_full", "overrun", "inference_error", "abandoned")  # in the order of enum tr_drop
 
@@ -32,6 +35,7 @@ cdef tuple _balance(const libtr.tr_balance *b):
     return (b.received, b.transcribed, b.flushed, b.buffered, dropped)
 
 
+@cython.final
 cdef class Pipeline:
     """Streams, bounded queue and native worker threads over the given sessions, which are its own until `close`."""
 
@@ -104,7 +108,7 @@ cdef class Pipeline:
         cdef int code = encoding_code(encoding)
         self._check_open()
         fill_options(options, prompt, self._multilingual, &c_options)
-        rc = libtr.tr_live_open(self._ptr, sample_rate, <tr_encoding>code, n_channels, &c_options, &live)
+        rc = libtr.tr_live_open(self._ptr, sample_rate, <libtr.tr_encoding>code, n_channels, &c_options, &live)
         if rc == libtr.TR_EFULL:
             n = len(self._streams)
             raise QueueFullError(f"stream {id}: {n} streams are open, which is the limit; raise max_streams", depth=n, capacity=n)
@@ -177,6 +181,7 @@ cdef class Pipeline:
         self._release_sessions()
 
 
+@cython.final
 cdef class LiveStream:
     """One raw stream of a `Pipeline`."""
 
@@ -194,10 +199,10 @@ cdef class LiveStream:
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
             if view.len < NOGIL_BYTES:
-                rc = libtr.tr_live_feed(live, <const unsigned char *>view.buf, <size_t>view.len)
+                rc = libtr.tr_live_feed(live, <const uint8_t *>view.buf, <size_t>view.len)
             else:
                 with nogil:
-                    rc = libtr.tr_live_feed(live, <const unsigned char *>view.buf, <size_t>view.len)
+                    rc = libtr.tr_live_feed(live, <const uint8_t *>view.buf, <size_t>view.len)
         finally:
             PyBuffer_Release(&view)
         if rc == libtr.TR_ECLOSED:

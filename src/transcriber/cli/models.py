@@ -89,8 +89,8 @@ def list_command(as_json: bool) -> None:
 def pull_command(names: tuple[str, ...], source: str | None) -> None:
     """Bring models into the cache.
 
-    Each file is verified by its SHA-256 and appears whole or not at all. After an interruption run it again:
-    what was downloaded is not downloaded twice.
+    Each file is verified by its SHA-256 and appears whole or not at all. After an interruption simply run
+    it again.
 
     \b
     transcriber models pull base

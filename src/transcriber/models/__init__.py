@@ -142,8 +142,7 @@ def path(name: str) -> Path | None:
 
 
 def remove(name: str) -> bool:
-    """Delete a model from the cache, and what is left of interrupted downloads of it; return whether it was
-    there.
+    """Delete a model from the cache, and what a killed pull of it has left; return whether it was there.
 
     Raises
     ------

@@ -39,7 +39,7 @@ class SourceError(Exception):
 
 
 def from_hub(entry: Entry, staging: Path, progress: Progress | None) -> Path:
-    """Download the file of `entry` through huggingface_hub, which resumes what an earlier run has begun."""
+    """Download the file of `entry` through huggingface_hub."""
     fault = _hub_fault()
     if fault:
         raise SourceError(fault)
