@@ -1,11 +1,10 @@
 # Everything sets itself up: virtual environment, dependencies, build, model. The second run does only what is new.
 #   make demo    live captions of real speech over a real NATS server, on this machine
-#   make test    all tests (make lint: ruff, mypy --strict, stubtest)
 #   make bench   the real-time factor of this machine
 PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
-SOURCES = pyproject.toml CMakeLists.txt $(wildcard csrc/*) $(wildcard vendor/whisper.cpp/*.*) \
+SOURCES = pyproject.toml CMakeLists.txt $(wildcard csrc/*) $(wildcard vendor/whisper.cpp/*.* vendor/whisper.cpp/patches/*) \
           $(shell find src -type f -not -name '*.pyc')
 
 .PHONY: demo test bench lint asan tsan clean
@@ -27,7 +26,6 @@ lint: .make/dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/stubtest transcriber._engine transcriber._pipeline transcriber._resample transcriber._ring
 
 asan tsan:
 	$(MAKE) -C tests/c $@

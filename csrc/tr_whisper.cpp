@@ -6,6 +6,7 @@
 #include <atomic>
 #include <climits>
 #include <cmath>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -69,6 +70,10 @@ enum tr_status guarded(F &&body) noexcept {
         last_error = "unknown C++ exception";
         return TR_EEXCEPTION;
     }
+}
+
+bool finite(const float *pcm, size_t n_samples) {
+    return std::all_of(pcm, pcm + n_samples, [](float x) { return std::isfinite(x); });
 }
 
 int64_t clamp_ms(int64_t centiseconds, int64_t end_ms) {
@@ -267,6 +272,7 @@ enum tr_status failed(tr_session *session, int code) {
 
 enum tr_status run(tr_session *session, const float *pcm, size_t n_samples, const tr_options *options, tr_transcript **out) {
     if (n_samples == 0 || n_samples > INT_MAX) return TR_EINVAL;
+    if (!finite(pcm, n_samples)) return TR_ENONFINITE;
     quiet_logs();
     session->cancelled.store(false, std::memory_order_relaxed);
     session->progress.store(0, std::memory_order_relaxed);
@@ -355,6 +361,7 @@ void tr_vad_free(struct tr_vad *vad) {
 enum tr_status tr_vad_spans(struct tr_vad *vad, const float *pcm, size_t n_samples, int64_t **spans, size_t *n_spans) {
     return guarded([&] {
         if (n_samples == 0 || n_samples > INT_MAX) return TR_EINVAL;
+        if (!finite(pcm, n_samples)) return TR_ENONFINITE;
         quiet_logs();
         whisper_vad_segments *found = whisper_vad_segments_from_samples(vad->ctx, whisper_vad_default_params(), pcm, static_cast<int>(n_samples));
         if (found == nullptr) return TR_EENGINE;

@@ -27,7 +27,7 @@ enum tr_status tr_session_new(struct tr_model *model, int n_threads, struct tr_s
 void tr_session_free(struct tr_session *session);
 
 /* Transcribe pcm (16 kHz mono, 1 to INT_MAX samples; under 1 s it is padded with silence, which whisper.cpp needs).
- * TR_ECANCELLED, TR_EENGINE (see tr_session_error_code), TR_EEXCEPTION, TR_ENOMEM. After a failure the session can be
+ * TR_ENONFINITE, TR_ECANCELLED, TR_EENGINE (see tr_session_error_code), TR_EEXCEPTION, TR_ENOMEM. After a failure the session can be
  * run again: a state that whisper.cpp freed or left in doubt is made anew. */
 enum tr_status tr_session_run(struct tr_session *session, const float *pcm, size_t n_samples,
                               const struct tr_options *options, struct tr_transcript **out);

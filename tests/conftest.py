@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# No deadline: how fast the machine is says nothing about the code. A failure prints how to repeat it.
+hypothesis.settings.register_profile("transcriber", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("transcriber")
 
 ROOT = Path(__file__).resolve().parents[1]
 

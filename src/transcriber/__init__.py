@@ -1,7 +1,7 @@
 """Live transcription on Whisper through whisper.cpp, with a promised latency and counted losses.
 
-    >>> import transcriber
-    >>> transcriber.transcribe("talk.mp3").text
+>>> import transcriber
+>>> transcriber.transcribe("talk.mp3").text
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from importlib.metadata import version
 from transcriber._engine import LANGUAGES, Model, Session, Vad
 from transcriber._resample import PcmDecoder, Resampler
 from transcriber._ring import RingBuffer
+from transcriber.capacity import queue_capacity
 from transcriber.errors import (
     AudioFormatError,
     ConfigError,
@@ -64,5 +65,6 @@ __all__ = [
     "Transcript",
     "Vad",
     "Word",
+    "queue_capacity",
     "transcribe",
 ]

@@ -1,3 +1,5 @@
+cimport cython
+
 from transcriber cimport libtr
 
 
@@ -6,6 +8,7 @@ cdef int fill_options(object options, bytes prompt, bint multilingual, libtr.tr_
 cdef object transcript_from_c(const libtr.tr_transcript *t, size_t n_samples)
 
 
+@cython.final
 cdef class Model:
     cdef libtr.tr_model *_ptr          # owned; NULL after close()
     cdef int _n_sessions               # open sessions; guarded by the GIL
@@ -13,6 +16,8 @@ cdef class Model:
     cdef readonly bint multilingual
 
 
+@cython.final
+@cython.no_gc
 cdef class Session:
     cdef libtr.tr_session *_ptr        # owned; NULL after close()
     cdef libtr.tr_flag _busy           # held by whoever is in run() or close(), or by a pipeline for its lifetime
@@ -21,6 +26,7 @@ cdef class Session:
     cdef libtr.tr_engine engine(self)  # for a worker: only this module is linked with whisper.cpp
 
 
+@cython.final
 cdef class Vad:
     cdef libtr.tr_vad *_ptr            # owned; NULL after close()
     cdef libtr.tr_flag _busy

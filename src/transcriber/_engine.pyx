@@ -1,5 +1,6 @@
 """Whisper behind the GIL boundary: weights (`Model`), inference (`Session`), voice activity detection (`Vad`)."""
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.limits cimport INT_MAX
 from libc.stdint cimport int64_t
@@ -24,6 +25,8 @@ from transcriber.errors import (
 from transcriber.models.ggml import check
 from transcriber.result import Options, Segment, Transcript
 from transcriber.words import group_words
+
+__all__ = ["DEFAULT_MAX_THREADS", "LANGUAGES", "Model", "Session", "Vad", "quantize", "system_info"]
 
 # Past four threads an inference of base gains little: its decoder is bound by memory, not by arithmetic.
 DEFAULT_MAX_THREADS = 4
@@ -52,6 +55,8 @@ cdef object status_error(libtr.tr_status rc, str what, int code=0):
         return MemoryError(f"{what}: out of memory")
     if rc == libtr.TR_ECANCELLED:
         return JobCancelledError(f"{what}: cancelled")
+    if rc == libtr.TR_ENONFINITE:
+        return AudioFormatError(f"{what}: the samples hold NaN or infinity")
     if rc == libtr.TR_EINVAL:
         return ValueError(f"{what}: argument out of range")
     detail = libtr.tr_last_log_error().decode("utf-8", "replace") or "no detail"
@@ -122,6 +127,7 @@ cdef object transcript_from_c(const libtr.tr_transcript *t, size_t n_samples):
     )
 
 
+@cython.final
 cdef class Model:
     """Whisper weights: loaded once, read-only, shared by any number of sessions on any threads.
 
@@ -176,6 +182,8 @@ cdef class Model:
         return f"Model({self.path!r})"
 
 
+@cython.final
+@cython.no_gc  # it refers to a model only, never back: no cycle, and the model must be there when it is freed
 cdef class Session:
     """One inference state over a model's weights. Made by `Model.session`.
 
@@ -224,7 +232,7 @@ cdef class Session:
         Raises
         ------
         AudioFormatError
-            No samples, or more than 2**31 - 1.
+            No samples, more than 2**31 - 1, or NaN or infinity among them.
         ConfigError
             An option is out of range, or the model knows English only.
         JobCancelledError
@@ -295,6 +303,7 @@ cdef class Session:
         self.close()
 
 
+@cython.final
 cdef class Vad:
     """Silero voice activity detection with the weights that come with the package. One thread at a time."""
 
@@ -329,7 +338,7 @@ cdef class Vad:
         Raises
         ------
         AudioFormatError
-            No samples, or more than 2**31 - 1.
+            No samples, more than 2**31 - 1, or NaN or infinity among them.
         EngineBusyError
             Another thread is in this call.
         """

@@ -1,7 +1,9 @@
-from typing import Literal, TypeAlias
+from typing import Literal, Self, TypeAlias, final
 
 from transcriber._engine import Session
 from transcriber.result import Options, Transcript
+
+__all__ = ["DROP_REASONS", "LiveStream", "Pipeline"]
 
 DROP_REASONS: tuple[str, ...]
 
@@ -10,10 +12,11 @@ _RawFinal: TypeAlias = tuple[Literal["final"], LiveStream, int, int, int, bool, 
 _RawGap: TypeAlias = tuple[Literal["gap"], LiveStream, int, int, int, str, str]
 _RawEnd: TypeAlias = tuple[Literal["end"], LiveStream, int, _RawBalance]
 
+@final
 class Pipeline:
-    def __init__(
-        self, sessions: list[Session], *, max_streams: int, queue_capacity: int, window_samples: int
-    ) -> None: ...
+    def __new__(
+        cls, sessions: list[Session], *, max_streams: int, queue_capacity: int, window_samples: int
+    ) -> Self: ...
     def fileno(self) -> int: ...
     def open(
         self, id: str, *, encoding: str, sample_rate: int, n_channels: int, options: Options
@@ -23,6 +26,7 @@ class Pipeline:
     def abandon(self) -> None: ...
     def close(self) -> None: ...
 
+@final
 class LiveStream:
     @property
     def id(self) -> str: ...

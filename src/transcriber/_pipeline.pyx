@@ -1,12 +1,13 @@
 """The live core of csrc/tr_pipeline for Python: raw streams and raw events. `transcriber.stream` is its public face."""
 
+cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport uintptr_t
+from libc.stdint cimport uint8_t, uintptr_t
 from libc.stdlib cimport free, malloc
 
 from transcriber cimport libtr
 from transcriber._engine cimport Session, fill_options, status_error, transcript_from_c
-from transcriber._resample cimport encoding_code, tr_encoding
+from transcriber._resample cimport encoding_code
 
 from transcriber.errors import (
     AudioFormatError,
@@ -15,6 +16,8 @@ from transcriber.errors import (
     QueueFullError,
     StreamClosedError,
 )
+
+__all__ = ["DROP_REASONS", "LiveStream", "Pipeline"]
 
 DROP_REASONS = ("queue_full", "overrun", "inference_error", "abandoned")  # in the order of enum tr_drop
 
@@ -32,6 +35,8 @@ cdef tuple _balance(const libtr.tr_balance *b):
     return (b.received, b.transcribed, b.flushed, b.buffered, dropped)
 
 
+@cython.final
+@cython.no_gc_clear  # streams refer back to it: the collector must not take the sessions from under the workers
 cdef class Pipeline:
     """Streams, bounded queue and native worker threads over the given sessions, which are its own until `close`."""
 
@@ -41,7 +46,7 @@ cdef class Pipeline:
         cdef libtr.tr_status rc
         cdef Session session
         self._streams = {}
-        self._sessions = []
+        self._sessions = ()
         engines = <libtr.tr_engine *>malloc(max(1, len(sessions)) * sizeof(libtr.tr_engine))
         if engines is NULL:
             raise MemoryError("no memory for the workers")
@@ -50,7 +55,7 @@ cdef class Pipeline:
                 session = <Session?>item
                 if not libtr.tr_flag_try_acquire(&session._busy):
                     raise EngineBusyError("a session given to a worker is in use by another thread")
-                self._sessions.append(session)
+                self._sessions += (session,)
                 if session._ptr is NULL:
                     raise EngineClosedError("a session given to a worker is closed")
                 self._multilingual = session.model.multilingual
@@ -82,7 +87,7 @@ cdef class Pipeline:
         for item in self._sessions:
             session = <Session>item
             libtr.tr_flag_release(&session._busy)
-        self._sessions = []
+        self._sessions = ()
 
     cdef int _check_open(self) except -1:
         if self._ptr is NULL:
@@ -104,7 +109,7 @@ cdef class Pipeline:
         cdef int code = encoding_code(encoding)
         self._check_open()
         fill_options(options, prompt, self._multilingual, &c_options)
-        rc = libtr.tr_live_open(self._ptr, sample_rate, <tr_encoding>code, n_channels, &c_options, &live)
+        rc = libtr.tr_live_open(self._ptr, sample_rate, <libtr.tr_encoding>code, n_channels, &c_options, &live)
         if rc == libtr.TR_EFULL:
             n = len(self._streams)
             raise QueueFullError(f"stream {id}: {n} streams are open, which is the limit; raise max_streams", depth=n, capacity=n)
@@ -177,6 +182,7 @@ cdef class Pipeline:
         self._release_sessions()
 
 
+@cython.final
 cdef class LiveStream:
     """One raw stream of a `Pipeline`."""
 
@@ -194,10 +200,10 @@ cdef class LiveStream:
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
             if view.len < NOGIL_BYTES:
-                rc = libtr.tr_live_feed(live, <const unsigned char *>view.buf, <size_t>view.len)
+                rc = libtr.tr_live_feed(live, <const uint8_t *>view.buf, <size_t>view.len)
             else:
                 with nogil:
-                    rc = libtr.tr_live_feed(live, <const unsigned char *>view.buf, <size_t>view.len)
+                    rc = libtr.tr_live_feed(live, <const uint8_t *>view.buf, <size_t>view.len)
         finally:
             PyBuffer_Release(&view)
         if rc == libtr.TR_ECLOSED:

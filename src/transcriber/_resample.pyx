@@ -4,9 +4,10 @@ import numpy as np
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport uint8_t
 
+from transcriber cimport libtr
 from transcriber._buffer cimport NOGIL_FRAMES, acquire_frames
-from transcriber._ring cimport tr_flag_release, tr_flag_try_acquire
 
 from transcriber.errors import AudioFormatError, EngineBusyError, StreamClosedError
 
@@ -14,12 +15,12 @@ __all__ = ["ENCODINGS", "PcmDecoder", "Resampler"]
 
 # Wire name to enum; the public tuple keeps this order.
 cdef dict _ENCODINGS = {
-    "s16le": TR_S16LE,
-    "s24le": TR_S24LE,
-    "s32le": TR_S32LE,
-    "f32le": TR_F32LE,
-    "mulaw": TR_MULAW,
-    "alaw": TR_ALAW,
+    "s16le": libtr.TR_S16LE,
+    "s24le": libtr.TR_S24LE,
+    "s32le": libtr.TR_S32LE,
+    "f32le": libtr.TR_F32LE,
+    "mulaw": libtr.TR_MULAW,
+    "alaw": libtr.TR_ALAW,
 }
 ENCODINGS = tuple(_ENCODINGS)
 
@@ -54,16 +55,16 @@ cdef class PcmDecoder:
 
     def __cinit__(self, str encoding not None, int n_channels):
         cdef int code = encoding_code(encoding)
-        if not 1 <= n_channels <= TR_PCM_MAX_CHANNELS:
-            raise AudioFormatError(f"n_channels: need 1..{TR_PCM_MAX_CHANNELS}, got {n_channels}")
+        if not 1 <= n_channels <= libtr.TR_PCM_MAX_CHANNELS:
+            raise AudioFormatError(f"n_channels: need 1..{libtr.TR_PCM_MAX_CHANNELS}, got {n_channels}")
         self.encoding = encoding
         self.n_channels = <unsigned>n_channels
-        self._pcm = tr_pcm_new(<tr_encoding>code, self.n_channels)
+        self._pcm = libtr.tr_pcm_new(<libtr.tr_encoding>code, self.n_channels)
         if self._pcm is NULL:
             raise MemoryError("no memory for a PCM decoder")
 
     def __dealloc__(self):
-        tr_pcm_free(self._pcm)
+        libtr.tr_pcm_free(self._pcm)
 
     def decode(self, data, /):
         """Decode one chunk.
@@ -93,35 +94,35 @@ cdef class PcmDecoder:
         cdef Py_buffer view
         cdef float[::1] out
         cdef size_t n_bytes, n_frames
-        cdef tr_status rc
+        cdef libtr.tr_status rc
         cdef float *samples
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            if not tr_flag_try_acquire(&self._busy):
+            if not libtr.tr_flag_try_acquire(&self._busy):
                 raise EngineBusyError("the decoder is in use by another thread")
             try:
                 n_bytes = <size_t>view.len
-                n_frames = tr_pcm_max_frames(self._pcm, n_bytes)
+                n_frames = libtr.tr_pcm_max_frames(self._pcm, n_bytes)
                 array = np.empty(n_frames, dtype=np.float32)
                 out = array
                 samples = &out[0]
                 if n_bytes < NOGIL_FRAMES:
-                    rc = tr_pcm_decode(self._pcm, <const uint8_t *>view.buf, n_bytes, samples, &n_frames)
+                    rc = libtr.tr_pcm_decode(self._pcm, <const uint8_t *>view.buf, n_bytes, samples, &n_frames)
                 else:
                     with nogil:
-                        rc = tr_pcm_decode(self._pcm, <const uint8_t *>view.buf, n_bytes, samples, &n_frames)
+                        rc = libtr.tr_pcm_decode(self._pcm, <const uint8_t *>view.buf, n_bytes, samples, &n_frames)
             finally:
-                tr_flag_release(&self._busy)
+                libtr.tr_flag_release(&self._busy)
         finally:
             PyBuffer_Release(&view)
-        if rc == TR_ENONFINITE:
+        if rc == libtr.TR_ENONFINITE:
             raise AudioFormatError(f"f32le: a chunk of {n_bytes} bytes holds NaN or infinity; it was refused whole")
         return array
 
     @property
     def carry_bytes(self):
         """Bytes of the incomplete frame that waits for the next chunk."""
-        return tr_pcm_carry_bytes(self._pcm)
+        return libtr.tr_pcm_carry_bytes(self._pcm)
 
 
 @cython.final
@@ -146,13 +147,13 @@ cdef class Resampler:
     """
 
     def __cinit__(self, unsigned sample_rate=48000):
-        self._resampler = tr_resampler_new(sample_rate)
+        self._resampler = libtr.tr_resampler_new(sample_rate)
         if self._resampler is NULL:
             raise AudioFormatError(f"sample_rate: need 48000 or 16000, got {sample_rate}")
         self.sample_rate = sample_rate
 
     def __dealloc__(self):
-        tr_resampler_free(self._resampler)
+        libtr.tr_resampler_free(self._resampler)
 
     def process(self, pcm, *, bint last=False):
         """Resample one chunk.
@@ -189,28 +190,28 @@ cdef class Resampler:
         cdef float *frames
         acquire_frames(pcm, &view, False, "pcm")
         try:
-            if not tr_flag_try_acquire(&self._busy):
+            if not libtr.tr_flag_try_acquire(&self._busy):
                 raise EngineBusyError("the resampler is in use by another thread")
             try:
                 if self._ended:
                     raise StreamClosedError("the resampler was given its last chunk; make a new one")
                 n_in = <size_t>view.len // sizeof(float)
-                n_out = tr_resampler_max_out(self._resampler, n_in)
+                n_out = libtr.tr_resampler_max_out(self._resampler, n_in)
                 if last:
-                    n_out += tr_resampler_delay_frames(self._resampler)
+                    n_out += libtr.tr_resampler_delay_frames(self._resampler)
                 array = np.empty(n_out, dtype=np.float32)
                 out = array
                 frames = &out[0]
                 if n_in < NOGIL_FRAMES:
-                    n_out = tr_resampler_process(self._resampler, <const float *>view.buf, n_in, frames)
+                    n_out = libtr.tr_resampler_process(self._resampler, <const float *>view.buf, n_in, frames)
                 else:
                     with nogil:
-                        n_out = tr_resampler_process(self._resampler, <const float *>view.buf, n_in, frames)
+                        n_out = libtr.tr_resampler_process(self._resampler, <const float *>view.buf, n_in, frames)
                 if last:
-                    n_out += tr_resampler_flush(self._resampler, frames + n_out)
+                    n_out += libtr.tr_resampler_flush(self._resampler, frames + n_out)
                     self._ended = True
             finally:
-                tr_flag_release(&self._busy)
+                libtr.tr_flag_release(&self._busy)
         finally:
             PyBuffer_Release(&view)
         return array[:n_out]
@@ -218,4 +219,4 @@ cdef class Resampler:
     @property
     def delay_frames(self):
         """Output frames at 16 kHz that the filter holds back at most: 24 (1.5 ms) from 48 kHz, 0 from 16 kHz."""
-        return tr_resampler_delay_frames(self._resampler)
+        return libtr.tr_resampler_delay_frames(self._resampler)

@@ -5,6 +5,7 @@ import numpy as np
 cimport cython
 from cpython.buffer cimport PyBuffer_Release
 
+from transcriber cimport libtr
 from transcriber._buffer cimport NOGIL_FRAMES, acquire_frames
 
 from transcriber.errors import EngineBusyError
@@ -35,12 +36,12 @@ cdef class RingBuffer:
     def __cinit__(self, size_t capacity):
         if capacity < 2 or capacity & (capacity - 1):
             raise ValueError(f"capacity: need a power of two of at least 2, got {capacity}")
-        self._ring = tr_ring_new(capacity)
+        self._ring = libtr.tr_ring_new(capacity)
         if self._ring is NULL:
             raise MemoryError(f"no memory for a ring of {capacity} frames")
 
     def __dealloc__(self):
-        tr_ring_free(self._ring)
+        libtr.tr_ring_free(self._ring)
 
     def put(self, frames, /):
         """Copy frames in; those that do not fit are left out and counted.
@@ -70,16 +71,16 @@ cdef class RingBuffer:
         cdef size_t n_frames, n_written
         acquire_frames(frames, &view, False, "frames")
         try:
-            if not tr_flag_try_acquire(&self._producing):
+            if not libtr.tr_flag_try_acquire(&self._producing):
                 raise EngineBusyError("another thread is in put(): a ring has one producer")
             n_frames = <size_t>view.len // sizeof(float)
             if n_frames < NOGIL_FRAMES:
-                n_written = tr_ring_write(self._ring, <const float *>view.buf, n_frames)
+                n_written = libtr.tr_ring_write(self._ring, <const float *>view.buf, n_frames)
             else:
                 with nogil:
-                    n_written = tr_ring_write(self._ring, <const float *>view.buf, n_frames)
+                    n_written = libtr.tr_ring_write(self._ring, <const float *>view.buf, n_frames)
             self._overrun_frames += n_frames - n_written
-            tr_flag_release(&self._producing)
+            libtr.tr_flag_release(&self._producing)
         finally:
             PyBuffer_Release(&view)
         return n_written
@@ -97,7 +98,7 @@ cdef class RingBuffer:
         Consumer only. Never blocks; releases the GIL for 4096 frames or more.
         """
         # Only this thread takes frames out, so what is ready now is still there for get_into().
-        frames = np.empty(min(n_frames, tr_ring_read_available(self._ring)), dtype=np.float32)
+        frames = np.empty(min(n_frames, libtr.tr_ring_read_available(self._ring)), dtype=np.float32)
         return frames[: self.get_into(frames)]
 
     def get_into(self, out, /):
@@ -118,26 +119,26 @@ cdef class RingBuffer:
         cdef size_t n_frames, n_read
         acquire_frames(out, &view, True, "out")
         try:
-            if not tr_flag_try_acquire(&self._consuming):
+            if not libtr.tr_flag_try_acquire(&self._consuming):
                 raise EngineBusyError("another thread is in get(): a ring has one consumer")
             n_frames = <size_t>view.len // sizeof(float)
             if n_frames < NOGIL_FRAMES:
-                n_read = tr_ring_read(self._ring, <float *>view.buf, n_frames)
+                n_read = libtr.tr_ring_read(self._ring, <float *>view.buf, n_frames)
             else:
                 with nogil:
-                    n_read = tr_ring_read(self._ring, <float *>view.buf, n_frames)
-            tr_flag_release(&self._consuming)
+                    n_read = libtr.tr_ring_read(self._ring, <float *>view.buf, n_frames)
+            libtr.tr_flag_release(&self._consuming)
         finally:
             PyBuffer_Release(&view)
         return n_read
 
     def __len__(self):
-        return tr_ring_read_available(self._ring)
+        return libtr.tr_ring_read_available(self._ring)
 
     @property
     def capacity(self):
         """Frames that fit in all."""
-        return tr_ring_capacity(self._ring)
+        return libtr.tr_ring_capacity(self._ring)
 
     @property
     def overrun_frames(self):

@@ -1,10 +1,8 @@
 # cython: language_level=3
 """Declarations of libtr and of the whisper shim. No logic."""
 
-from libc.stdint cimport int64_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libcpp cimport bool
-
-from transcriber._resample cimport tr_encoding
 
 
 cdef extern from "tr_status.h" nogil:
@@ -27,6 +25,47 @@ cdef extern from "tr_flag.h" nogil:
         pass
     bool tr_flag_try_acquire(tr_flag *flag)
     void tr_flag_release(tr_flag *flag)
+
+
+cdef extern from "tr_ring.h" nogil:
+    struct tr_ring:
+        pass
+    tr_ring *tr_ring_new(size_t capacity)
+    void tr_ring_free(tr_ring *ring)
+    size_t tr_ring_write(tr_ring *ring, const float *src, size_t n_frames)
+    size_t tr_ring_read(tr_ring *ring, float *dst, size_t n_frames)
+    size_t tr_ring_read_available(const tr_ring *ring)
+    size_t tr_ring_capacity(const tr_ring *ring)
+
+
+cdef extern from "tr_pcm.h" nogil:
+    enum tr_encoding:
+        TR_S16LE
+        TR_S24LE
+        TR_S32LE
+        TR_F32LE
+        TR_MULAW
+        TR_ALAW
+    enum:
+        TR_PCM_MAX_CHANNELS
+    struct tr_pcm:
+        pass
+    tr_pcm *tr_pcm_new(tr_encoding encoding, unsigned n_channels)
+    void tr_pcm_free(tr_pcm *pcm)
+    size_t tr_pcm_max_frames(const tr_pcm *pcm, size_t n_bytes)
+    tr_status tr_pcm_decode(tr_pcm *pcm, const uint8_t *data, size_t n_bytes, float *out, size_t *n_frames)
+    size_t tr_pcm_carry_bytes(const tr_pcm *pcm)
+
+
+cdef extern from "tr_resample.h" nogil:
+    struct tr_resampler:
+        pass
+    tr_resampler *tr_resampler_new(unsigned sample_rate)
+    void tr_resampler_free(tr_resampler *resampler)
+    size_t tr_resampler_max_out(const tr_resampler *resampler, size_t n_in)
+    size_t tr_resampler_process(tr_resampler *resampler, const float *src, size_t n_in, float *out)
+    size_t tr_resampler_flush(tr_resampler *resampler, float *out)
+    unsigned tr_resampler_delay_frames(const tr_resampler *resampler)
 
 
 cdef extern from "tr_engine.h" nogil:
@@ -167,7 +206,7 @@ cdef extern from "tr_pipeline.h" nogil:
     void tr_event_free(tr_event *event)
     tr_status tr_live_open(tr_pipeline *pipeline, unsigned sample_rate, tr_encoding encoding, unsigned n_channels,
                            const tr_options *options, tr_live **out)
-    tr_status tr_live_feed(tr_live *stream, const unsigned char *bytes, size_t n_bytes)
+    tr_status tr_live_feed(tr_live *stream, const uint8_t *bytes, size_t n_bytes)
     void tr_live_end(tr_live *stream)
     void tr_live_close(tr_live *stream)
     tr_balance tr_live_balance(const tr_live *stream)

@@ -62,7 +62,7 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One span of text as the model cut it. `avg_logprob` is the mean natural log-probability of its tokens."""
+    """One span of text as the model cut it. `avg_logprob` is the mean natural logprob of its tokens."""
 
     start_ms: int
     end_ms: int

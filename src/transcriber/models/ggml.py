@@ -37,12 +37,13 @@ HEAD_DIM = 64  # of every attention head of every Whisper model
 MIN_VOCABULARY = (
     50256  # the text tokens of GPT-2 without <|endoftext|>; the loader makes up the special tokens itself
 )
-MAX_TOKEN_BYTES = 256  # the longest token of GPT-2 is 128 bytes
-MAX_LAYERS = 32
+MAX_TOKEN_BYTES = 128  # the longest of GPT-2, and all that whisper.cpp's tools have room for
+MAX_HEADS, MAX_LAYERS = 20, 32  # those of the large models
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION: stored as thousands in the ftype of quantized files
 
 _HYPER = struct.Struct("<I11i")
 _TENSOR = struct.Struct("<3i")
+_MAGIC_BYTES = struct.pack("<I", MAGIC)
 # Longer than the head of any valid model: one read brings the whole of it.
 _MAX_HEAD = _HYPER.size + 8 + 4 * 128 * N_BINS + 4 + 51866 * (4 + MAX_TOKEN_BYTES)
 _PULL = "run `transcriber models pull base` for a good one"
@@ -243,11 +244,11 @@ def read_head(data: bytes, name: str) -> tuple[HyperParameters, int]:
     foreign = _foreign_format(data)
     if foreign:
         _refuse(name, f"is {foreign}, not a ggml Whisper model")
+    if not data.startswith(_MAGIC_BYTES):
+        _refuse(name, f"is not a ggml Whisper model: it begins with {data[:4]!r} instead of {_MAGIC_BYTES!r}")
     if len(data) < _HYPER.size:
         _refuse(name, "is truncated: it ends in the hyper-parameters")
-    magic, *numbers = _HYPER.unpack_from(data)
-    if magic != MAGIC:
-        _refuse(name, f"is not a ggml Whisper model: it begins with 0x{magic:08x} instead of 0x{MAGIC:08x}")
+    _, *numbers = _HYPER.unpack_from(data)
     parameters = HyperParameters(*numbers)
     fault = hyper_parameter_fault(parameters)
     if fault:
@@ -273,16 +274,21 @@ def read_head(data: bytes, name: str) -> tuple[HyperParameters, int]:
         )
     offset = filters_end + 4
     length_at = struct.Struct("<I").unpack_from
+    has_space = False
     try:
         for token in range(n_tokens):
             (length,) = length_at(data, offset)
             if length > MAX_TOKEN_BYTES:
                 _refuse(name, f"is damaged: token {token} of the vocabulary is {length} bytes long")
+            if length == 1 and data[offset + 4] == ord(" "):
+                has_space = True
             offset += 4 + length
-    except struct.error:
+    except (struct.error, IndexError):
         offset = len(data) + 1
     if offset > len(data):
         _refuse(name, "is truncated: it ends in the vocabulary")
+    if not has_space:  # the one token that whisper.cpp looks up by its text, and throws if it is not there
+        _refuse(name, "is damaged: its vocabulary has no token for a space")
     return parameters, offset
 
 
@@ -389,18 +395,17 @@ def _read_tensors(
 
 def hyper_parameter_fault(p: HyperParameters) -> str | None:
     """Say what no Whisper model has and whisper.cpp cannot survive."""
-    if p.n_vocab not in (
-        51864,
-        51865,
-        51866,
-    ):  # others make whisper.cpp name a language that it does not know: it throws
+    # With any other number whisper.cpp names a language that it does not have, and throws.
+    if p.n_vocab not in (51864, 51865, 51866):
         return f"n_vocab is {p.n_vocab}, not 51864, 51865 or 51866"
     if (p.n_audio_ctx, p.n_text_ctx) != (1500, 448):
         return f"n_audio_ctx and n_text_ctx are {p.n_audio_ctx} and {p.n_text_ctx}, not 1500 and 448"
     if p.n_mels not in (80, 128):
         return f"n_mels is {p.n_mels}, not 80 or 128"
-    if not 1 <= p.n_audio_head <= 32 or p.n_audio_state != HEAD_DIM * p.n_audio_head:
-        return f"n_audio_state is {p.n_audio_state} with {p.n_audio_head} heads, not {HEAD_DIM} for each head"
+    if not 1 <= p.n_audio_head <= MAX_HEADS:
+        return f"{p.n_audio_head} heads, not 1 to {MAX_HEADS}"
+    if p.n_audio_state != HEAD_DIM * p.n_audio_head:
+        return f"n_audio_state is {p.n_audio_state} with {p.n_audio_head} heads, not {HEAD_DIM} each"
     if (p.n_text_state, p.n_text_head) != (p.n_audio_state, p.n_audio_head):
         return f"the decoder's state is {p.n_text_state} with {p.n_text_head} heads, unlike the encoder's"
     if not 1 <= p.n_audio_layer <= MAX_LAYERS or not 1 <= p.n_text_layer <= MAX_LAYERS:
