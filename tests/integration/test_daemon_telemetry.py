@@ -79,7 +79,7 @@ async def test_a_daemon_exports_every_metric(
     code, _ = daemon.stop()
     assert code == 0
 
-    def value(name: str) -> int | float:
+    def value(name: str) -> Any:
         (point,) = receiver.metrics[name]
         return point.as_int if point.HasField("as_int") else point.as_double
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import re
 import socket
 import ssl
@@ -148,9 +149,11 @@ async def connect(
 
     options: dict[str, Any] = {}
     if access.creds is not None:
-        options["user_credentials"] = str(_readable(access.creds, "TRANSCRIBER_NATS_CREDS"))
+        _check_creds(access.creds)
+        options["user_credentials"] = str(access.creds)
     if access.nkey_seed is not None:
-        options["nkeys_seed"] = str(_readable(access.nkey_seed, "TRANSCRIBER_NATS_NKEY"))
+        _check_seed(access.nkey_seed, "TRANSCRIBER_NATS_NKEY")
+        options["nkeys_seed"] = str(access.nkey_seed)
     if access.ca is not None:
         try:
             options["tls"] = ssl.create_default_context(cafile=str(access.ca))
@@ -180,8 +183,6 @@ async def connect(
         # Endless reconnecting would be endless connecting as well: a wrong URL has to end the start.
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             await connecting
-    except ImportError:
-        raise ConfigError("NATS credentials need the nkeys package: pip install nkeys") from None
     except (TimeoutError, OSError, nats.errors.Error) as problem:
         with contextlib.suppress(Exception):  # half-open; there is nothing left to lose
             await connection.close()
@@ -205,9 +206,31 @@ def shown_url(url: str) -> str:
     return ",".join(shown)
 
 
-def _readable(path: Path, variable: str) -> Path:
+def _check_creds(path: Path) -> None:
+    """Refuse what is no .creds file: nats-py would look for the lines below for ever, on the event loop."""
+    _nkeys("TRANSCRIBER_NATS_CREDS")
+    text = _read(path, "TRANSCRIBER_NATS_CREDS")
+    if b"BEGIN NATS USER JWT" not in text or b"BEGIN USER NKEY SEED" not in text:
+        raise ConfigError(f"TRANSCRIBER_NATS_CREDS is {path}: not a NATS credentials file")
+
+
+def _check_seed(path: Path, variable: str) -> None:
+    nkeys = _nkeys(variable)
     try:
-        path.open("rb").close()
+        nkeys.from_seed(bytearray(_read(path, variable).strip())).wipe()
+    except nkeys.NkeysError:
+        raise ConfigError(f"{variable} is {path}: not an nkey seed") from None
+
+
+def _nkeys(variable: str) -> Any:
+    try:
+        return importlib.import_module("nkeys")  # an extra of nats-py
+    except ImportError:
+        raise ConfigError(f"{variable} needs the nkeys package: pip install nkeys") from None
+
+
+def _read(path: Path, variable: str) -> bytes:
+    try:
+        return path.read_bytes()
     except OSError as problem:
         raise ConfigError(f"{variable} is {path}: {problem.strerror}") from None
-    return path

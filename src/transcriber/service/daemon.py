@@ -42,6 +42,9 @@ log = logging.getLogger("transcriber.daemon")
 INTAKE_SECONDS = 2.0
 INTAKE_BYTES_PER_S = 96_000
 INTAKE_MSGS_PER_S = 100  # chunks of 10 ms, the shortest that make sense
+MIN_INTAKE_MSGS = (
+    8192  # twice as many empty messages as the client reads at once, lest a flood of them push out audio
+)
 
 EVENT_BACKLOG = (
     1024  # events waiting to be published; beyond it they stay in the pipeline, which drops with a gap
@@ -95,6 +98,7 @@ class Daemon:
         self._refusals = Limiter()
         self._losses = Limiter()
         self._stopping = asyncio.Event()
+        self._intake_over = False
         self._stop_reason = ""
         self._deadline = 0.0
         self._turn = 0
@@ -130,7 +134,12 @@ class Daemon:
                 starting.cancel()  # a download or a connection attempt; nothing has been promised yet
                 return 0
             starting.result()
-            await stopping
+            await asyncio.wait({stopping, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
+            for task in self._tasks:
+                if (
+                    task.done()
+                ):  # they run for ever: this is a bug, and a daemon that is silently mute would be worse
+                    task.result()
             return await self._shut_down()
         finally:
             stopping.cancel()
@@ -189,7 +198,9 @@ class Daemon:
         self._subscription = await self._nc.subscribe(
             wire.AUDIO_SUBJECT,
             cb=self._on_message,
-            pending_msgs_limit=int(config.max_streams * INTAKE_SECONDS * INTAKE_MSGS_PER_S),
+            pending_msgs_limit=max(
+                int(config.max_streams * INTAKE_SECONDS * INTAKE_MSGS_PER_S), MIN_INTAKE_MSGS
+            ),
             pending_bytes_limit=max(
                 int(config.max_streams * INTAKE_SECONDS * INTAKE_BYTES_PER_S), 4 * config.max_chunk_bytes
             ),
@@ -221,7 +232,9 @@ class Daemon:
         log.info("%s: shutting down within %d ms", self._stop_reason, self.config.grace_ms)
         # Of the grace period the last part belongs to publishing what there is, up to 100 ms.
         reserve = min(0.1, self.config.grace_ms / 2000)
-        await self._within(self._subscription.drain(), reserve / 2)  # type: ignore[no-untyped-call]  # handles what has already arrived
+        # Handles what has already arrived.
+        await self._within(self._subscription.drain(), reserve / 2)  # type: ignore[no-untyped-call]
+        self._intake_over = True
         self.transcriber.drain()
         while not self.transcriber.idle() and self._left() > reserve:  # noqa: ASYNC110 - it has no event
             await asyncio.sleep(0.005)
@@ -229,8 +242,8 @@ class Daemon:
             self.transcriber.abandon()
         self._on_results()
         await self._within(self._published.wait(), self._left() - reserve / 3)
-        if self._nc.is_connected:
-            await self._within(self._nc.flush(timeout=1), self._left() - reserve / 4)
+        if not (self._nc.is_connected and await self._within(self._nc.flush(1), self._left() - reserve / 4)):
+            log.error("NATS has not confirmed the last events")
         if self._telemetry is not None:
             self._counters = self.transcriber.counters()
             left = self._left() - reserve / 5
@@ -243,11 +256,13 @@ class Daemon:
         return self._deadline - time.monotonic()
 
     @staticmethod
-    async def _within(work: Awaitable[object], timeout_s: float) -> None:
-        """Wait for this until then; what is late or fails at shutdown is let go."""
+    async def _within(work: Awaitable[object], timeout_s: float) -> bool:
+        """Wait for this until then; what is late or fails is let go. Return whether it was done."""
         with contextlib.suppress(TimeoutError, OSError, nats.errors.Error):
             async with asyncio.timeout(max(0.0, timeout_s)):
                 await work
+                return True
+        return False
 
     def _print_balance(self, balance: Balance) -> int:
         assert self.transcriber is not None
@@ -281,6 +296,9 @@ class Daemon:
 
     async def _on_message(self, msg: Msg) -> None:
         self.chunks.received += 1
+        if self._intake_over:
+            self.chunks.drop("shutdown")
+            return
         try:
             chunk = wire.parse(
                 msg.subject,
@@ -374,13 +392,13 @@ class Daemon:
         if problem.code == "bad_stream":  # no subject to answer on
             held_back = self._refusals.admit("")
             if held_back is not None:
-                log.warning("a chunk was refused: %s (and %d more)", problem, held_back)
+                log.warning("a chunk was refused: %s%s", problem, _and_more(held_back))
             return
         stream = wire.stream_of(subject)
         held_back = self._refusals.admit(stream)
         if held_back is None:
             return
-        log.warning("stream %s: %s: %s (and %d more)", stream, problem.code, problem, held_back)
+        log.warning("stream %s: %s: %s%s", stream, problem.code, problem, _and_more(held_back))
         live = self._live.get(stream)
         await self._publish(
             *wire.error_event(
@@ -437,11 +455,11 @@ class Daemon:
             held_back = self._losses.admit(event.stream)
             if held_back is not None:
                 log.warning(
-                    "stream %s: %.3f s of audio dropped: %s (and %d gaps more)",
+                    "stream %s: %.3f s of audio dropped: %s%s",
                     event.stream,
                     event.n_samples / 16_000,
                     event.reason,
-                    held_back,
+                    _and_more(held_back),
                 )
             return wire.gap_event(event, time=live.clock.time_at(event.start_ms))
         if isinstance(event, Failure):
@@ -468,7 +486,7 @@ class Daemon:
             self._events_lost += 1
             held_back = self._losses.admit(subject)
             if held_back is not None:
-                log.error("%s not published: %s (and %d more)", subject, problem, held_back)
+                log.error("%s not published: %s%s", subject, problem, _and_more(held_back))
 
     # Beside the audio
 
@@ -497,3 +515,7 @@ class Daemon:
             if self._async_errors and self._refusals.admit("NATS") is not None:
                 log.warning("NATS: %d errors, the last one: %s", self._async_errors, self._last_async_error)
                 self._async_errors = 0
+
+
+def _and_more(held_back: int) -> str:
+    return f" (and {held_back} more since the last line)" if held_back else ""
