@@ -105,7 +105,7 @@ def test_cancel_ends_a_run_and_the_session_goes_on(session: Session, speech: NDA
 
     def run() -> None:
         try:
-            outcome.append(session.run(np.tile(speech, 20), ENGLISH).text)
+            outcome.append(session.run(np.tile(speech, 6), ENGLISH).text)
         except transcriber.JobCancelledError as error:
             outcome.append(error)
 
@@ -165,7 +165,9 @@ def test_options_out_of_range_are_refused(session: Session, options: Options) ->
 
 
 def test_beam_search_translation_and_prompt_run(session: Session, speech: NDArray[np.float32]) -> None:
-    options = Options(language="en", beam_size=3, retry=True, prompt="Kennedy.", max_tokens=20, timestamps=False)
+    options = Options(
+        language="en", beam_size=3, retry=True, prompt="Kennedy.", max_tokens=20, timestamps=False
+    )
     assert "fellow Americans" in session.run(speech, options).text
     assert session.run(speech, Options(language="en", translate=True, temperature=0.2)).text
 
@@ -187,7 +189,11 @@ def test_closing_is_idempotent_and_ordered(base_model_path: Path) -> None:
 
 
 def test_a_file_that_is_no_model_is_refused_and_the_process_lives(tmp_path: Path) -> None:
-    for name, content in (("empty", b""), ("noise", bytes(range(256)) * 100), ("text", b"lorem ipsum" * 1000)):
+    for name, content in (
+        ("empty", b""),
+        ("noise", bytes(range(256)) * 100),
+        ("text", b"lorem ipsum" * 1000),
+    ):
         path = tmp_path / name
         path.write_bytes(content)
         with pytest.raises(transcriber.ModelLoadError, match=name):

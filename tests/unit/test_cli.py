@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import types
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Self
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from transcriber import cli
+from transcriber.cli import transcribe as command
 from transcriber.cli.transcribe import target_paths, transcribe_command
-from transcriber.errors import ConfigError, ModelUnavailableError
+from transcriber.errors import AudioFormatError, ConfigError, ModelUnavailableError
+from transcriber.result import Options, Segment, Transcript
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -54,8 +58,8 @@ def test_help_lists_every_command_and_imports_none() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for command in ("transcribe", "models", "publish", "listen"):
-        assert f"\n  {command} " in done.stdout
+    for name in ("transcribe", "models", "publish", "listen"):
+        assert f"\n  {name} " in done.stdout
 
 
 def test_transcribe_imports_nothing_of_the_service() -> None:
@@ -156,6 +160,89 @@ def test_transcribe_refuses_before_any_work(run: Run, arguments: list[str], advi
     code, out, err = run("transcribe", *arguments)
     assert (code, out) == (2, "")
     assert advice in err
+
+
+class FakeModel:
+    """Stands for the weights and for the session; counts how often it was loaded and closed."""
+
+    n_loaded = n_closed = 0
+
+    def __init__(self, path: Path) -> None:
+        type(self).n_loaded += 1
+
+    def session(self, *, threads: int) -> Self:
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        type(self).n_closed += 1
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> type[FakeModel]:
+    """Replace the engine: a file is heard as its own name, one called bad cannot be read."""
+
+    class Engine(FakeModel):
+        pass
+
+    def transcribe(source: str, *, options: Options, vad: bool, session: object, **_: object) -> Transcript:
+        if "bad" in source:
+            raise AudioFormatError(f"{source}: not a media file")
+        segment = Segment(0, 1000, f"{source} {options.language} {vad}", -0.1, 0.0)
+        return Transcript(segment.text, "en", float("nan"), 1000, (segment,))
+
+    monkeypatch.setattr(command, "Model", Engine)
+    monkeypatch.setattr(command, "transcribe", transcribe)
+    monkeypatch.setattr(command, "resolve", lambda name, progress: Path(name))
+    return Engine
+
+
+def test_one_bad_file_does_not_stop_the_others(run: Run, engine: type[FakeModel]) -> None:
+    code, out, err = run("transcribe", "--format", "jsonl", "a.wav", "bad.wav", "-")
+    assert code == 1
+    assert [json.loads(line)["path"] for line in out.splitlines()] == ["a.wav", "-"]
+    assert err == "transcriber: bad.wav: not a media file\n"
+
+
+def test_weights_are_loaded_once_and_everything_is_closed(run: Run, engine: type[FakeModel]) -> None:
+    assert run("transcribe", "a.wav", "b.wav", "c.wav")[0] == 0
+    assert (engine.n_loaded, engine.n_closed) == (1, 2)  # the session, then the model
+
+
+def test_options_reach_the_engine(run: Run, engine: type[FakeModel]) -> None:
+    assert run("transcribe", "--language", "de", "--vad", "a.wav") == (0, "a.wav de True\n", "")
+
+
+def test_texts_of_several_files_have_headings(run: Run, engine: type[FakeModel]) -> None:
+    out = "==> a.wav <==\na.wav auto False\n==> b.wav <==\nb.wav auto False\n"
+    assert run("transcribe", "a.wav", "b.wav") == (0, out, "")
+
+
+def test_output_directory_is_made_and_filled(run: Run, engine: type[FakeModel], tmp_path: Path) -> None:
+    directory = tmp_path / "new" / "subtitles"
+    arguments = ("transcribe", "--format", "srt", "--output-dir", str(directory), "x/a.wav", "-", "bad.wav")
+    code, out, _ = run(*arguments)
+    assert (code, out) == (1, "")
+    assert sorted(path.name for path in directory.iterdir()) == ["a.srt", "stdin.srt"]
+    assert "x/a.wav auto False" in (directory / "a.srt").read_text()
+
+
+def test_output_directory_that_cannot_be_made_is_refused_before_the_weights_are_loaded(
+    run: Run, engine: type[FakeModel], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    code, _, err = run("transcribe", "--output-dir", str(tmp_path / "file" / "sub"), "a.wav")
+    assert code == 2
+    assert err.startswith("transcriber: --output-dir")
+    assert engine.n_loaded == 0
+
+
+def test_file_name_that_is_not_utf_8_does_not_stop_the_output(run: Run, engine: type[FakeModel]) -> None:
+    code, out, _ = run("transcribe", "--format", "json", "a\udcff.wav")
+    assert code == 0
+    assert json.loads(out)["path"] == "a�.wav"
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,8 @@ def test_patches_are_applied_and_a_new_patch_makes_the_tree_anew(vendor: Vendor)
 
 def test_a_patch_that_does_not_fit_is_refused(vendor: Vendor) -> None:
     (vendor.script.parent / "patches").mkdir()
-    (vendor.script.parent / "patches" / "0001-ours.patch").write_text(PATCH.replace("-project(w", "-project(W"))
+    (vendor.script.parent / "patches" / "0001-ours.patch").write_text(
+        PATCH.replace("-project(w", "-project(W")
+    )
     done = vendor.run("--archive", str(vendor.archive))
     vendor.assert_refused(done, "0001-ours.patch", "does not fit CMakeLists.txt")

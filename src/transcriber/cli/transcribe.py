@@ -157,7 +157,7 @@ def transcribe_command(
                 n_failed += 1
                 click.echo(f"transcriber: {error}", err=True)
                 continue
-            text = render(result, form, path=name)
+            text = render(result, form, path=click.format_filename(file))
             if target is not None:
                 _write(target, text)
             else:
