@@ -141,7 +141,7 @@ def test_no_network_is_refused(vendor: Vendor) -> None:
     with socket.socket() as reserved:  # bound, not listening: connections are refused
         reserved.bind(("127.0.0.1", 0))
         index = f"http://127.0.0.1:{reserved.getsockname()[1]}/simple"
-        done = vendor.run(PIP_INDEX_URL=index)
+        done = vendor.run(PIP_INDEX_URL=index, PIP_RETRIES="1")
     vendor.assert_refused(
         done,
         "cannot download some-package==1.0 from the package registry: no connection",
