@@ -2,9 +2,9 @@
 
     python bench/soak.py --seconds 600
 
-Starts `transcriber-daemon --embedded-nats` with its defaults, plays a recording into it in real time, over and over, and
-samples the daemon's resident memory. Prints it per minute, the most, the growth after the first minute, and the
-daemon's own balance.
+Starts `transcriber-daemon --embedded-nats` with its defaults, plays a recording into it in real time, over and
+over, and samples the daemon's resident memory. Prints it per minute, the most, the growth after the first minute,
+and the daemon's own balance.
 """
 
 from __future__ import annotations
@@ -61,7 +61,14 @@ def main(seconds: float, source: Path) -> None:
         audio = Path(directory) / "audio.wav"
         write_wav(audio, source, seconds)
         daemon = subprocess.Popen(
-            [programs / "transcriber-daemon", "--embedded-nats", "--grace-ms", "30000", "--log-level", "error"],
+            [
+                programs / "transcriber-daemon",
+                "--embedded-nats",
+                "--grace-ms",
+                "30000",
+                "--log-level",
+                "error",
+            ],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -86,7 +93,9 @@ def main(seconds: float, source: Path) -> None:
     after = samples[60:] or samples
     tenth = max(1, len(after) // 10)
     growth = statistics.median(after[-tenth:]) - statistics.median(after[:tenth])
-    print(json.dumps({"seconds": seconds, "max_rss_mb": round(max(samples), 1), "growth_mb": round(growth, 1)}))
+    print(
+        json.dumps({"seconds": seconds, "max_rss_mb": round(max(samples), 1), "growth_mb": round(growth, 1)})
+    )
 
 
 if __name__ == "__main__":
