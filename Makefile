@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV = .venv
 BIN = $(VENV)/bin
-SOURCES = pyproject.toml CMakeLists.txt $(wildcard csrc/*) $(wildcard vendor/whisper.cpp/*.*) \
+SOURCES = pyproject.toml CMakeLists.txt $(wildcard csrc/*) $(wildcard vendor/whisper.cpp/*.* vendor/whisper.cpp/patches/*) \
           $(shell find src -type f -not -name '*.pyc')
 
 .PHONY: demo test bench lint asan tsan clean

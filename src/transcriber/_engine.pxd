@@ -17,6 +17,7 @@ cdef class Model:
 
 
 @cython.final
+@cython.no_gc
 cdef class Session:
     cdef libtr.tr_session *_ptr        # owned; NULL after close()
     cdef libtr.tr_flag _busy           # held by whoever is in run() or close(), or by a pipeline for its lifetime

@@ -183,6 +183,7 @@ cdef class Model:
 
 
 @cython.final
+@cython.no_gc  # it refers to a model only, never back: no cycle, and the model must be there when it is freed
 cdef class Session:
     """One inference state over a model's weights. Made by `Model.session`.
 

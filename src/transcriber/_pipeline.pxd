@@ -4,10 +4,12 @@ from transcriber cimport libtr
 
 
 @cython.final
+@cython.no_gc_clear
 cdef class Pipeline:
     cdef libtr.tr_pipeline *_ptr       # owned; NULL after close()
     cdef dict _streams                 # address of the tr_live -> LiveStream, until its end event was polled
-    cdef list _sessions                # keeps the workers' sessions alive; each held busy until close()
+    # Keeps the workers' sessions alive, each held busy until close(). A tuple: the collector empties lists.
+    cdef tuple _sessions
     cdef bint _multilingual
     cdef void _release_sessions(self)
     cdef int _check_open(self) except -1

@@ -36,6 +36,7 @@ cdef tuple _balance(const libtr.tr_balance *b):
 
 
 @cython.final
+@cython.no_gc_clear  # streams refer back to it: the collector must not take the sessions from under the workers
 cdef class Pipeline:
     """Streams, bounded queue and native worker threads over the given sessions, which are its own until `close`."""
 
@@ -45,7 +46,7 @@ cdef class Pipeline:
         cdef libtr.tr_status rc
         cdef Session session
         self._streams = {}
-        self._sessions = []
+        self._sessions = ()
         engines = <libtr.tr_engine *>malloc(max(1, len(sessions)) * sizeof(libtr.tr_engine))
         if engines is NULL:
             raise MemoryError("no memory for the workers")
@@ -54,7 +55,7 @@ cdef class Pipeline:
                 session = <Session?>item
                 if not libtr.tr_flag_try_acquire(&session._busy):
                     raise EngineBusyError("a session given to a worker is in use by another thread")
-                self._sessions.append(session)
+                self._sessions += (session,)
                 if session._ptr is NULL:
                     raise EngineClosedError("a session given to a worker is closed")
                 self._multilingual = session.model.multilingual
@@ -86,7 +87,7 @@ cdef class Pipeline:
         for item in self._sessions:
             session = <Session>item
             libtr.tr_flag_release(&session._busy)
-        self._sessions = []
+        self._sessions = ()
 
     cdef int _check_open(self) except -1:
         if self._ptr is NULL:

@@ -1,4 +1,4 @@
-"""Audio in, text out, over a real server with real weights: order, flush, losses, and the balance to the sample."""
+"""Audio in, text out, over a real server: order, flush, losses, and the balance to the sample."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ async def test_speech_comes_back_in_order_with_times_and_ends_when_the_publisher
 ) -> None:
     daemon = start_daemon(nats_url=nats_server.url, WHISPER_MODEL_PATH=str(base_model_path))
     assert daemon.ready_line == (
-        f"transcriber-daemon: ready on {nats_server.url} model ggml-base.bin, 1 worker x 1 threads, window 5 s, "
+        f"transcriber-daemon: ready on {nats_server.url} model ggml-base.bin, 1 worker x 1 threads, window 5 "
+        "s, "
         "queue 4\n"
     )
     start = datetime(2026, 11, 22, 10, tzinfo=UTC)
@@ -122,8 +123,8 @@ async def test_the_balance_is_exact_over_streams_formats_and_lengths(
     nats_server: NatsServer, bus: Bus, start_daemon: StartDaemon, speech_48k: bytes
 ) -> None:
     daemon = start_daemon(nats_url=nats_server.url, TRANSCRIBER_IDLE_TIMEOUT_SECS="0.3")
-    # All ways to end: an idle time-out, with audio in the last message, without, with the daemon. Odd lengths all of
-    # them, in chunks that do not divide by three frames.
+    # All ways to end: an idle time-out, with audio in the last message, without, with the daemon. Odd lengths
+    # all of them, in chunks that do not divide by three frames.
     received = 0
     for stream, n_frames, headers in (
         ("idle", 20_011, {}),

@@ -14,7 +14,9 @@ def test_affinity_is_the_upper_bound(tmp_path: Path) -> None:
     assert usable_cores(tmp_path) == len(os.sched_getaffinity(0))
 
 
-@pytest.mark.parametrize(("cpu_max", "cores"), [("max 100000", None), ("100000 100000", 1), ("50000 100000", 1)])
+@pytest.mark.parametrize(
+    ("cpu_max", "cores"), [("max 100000", None), ("100000 100000", 1), ("50000 100000", 1)]
+)
 def test_cgroup_v2_quota_cuts(tmp_path: Path, cpu_max: str, cores: int | None) -> None:
     (tmp_path / "cpu.max").write_text(cpu_max)
     assert usable_cores(tmp_path) == (cores or len(os.sched_getaffinity(0)))

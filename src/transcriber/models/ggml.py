@@ -395,11 +395,8 @@ def _read_tensors(
 
 def hyper_parameter_fault(p: HyperParameters) -> str | None:
     """Say what no Whisper model has and whisper.cpp cannot survive."""
-    if p.n_vocab not in (
-        51864,
-        51865,
-        51866,
-    ):  # others make whisper.cpp name a language that it does not know: it throws
+    # With any other number whisper.cpp names a language that it does not have, and throws.
+    if p.n_vocab not in (51864, 51865, 51866):
         return f"n_vocab is {p.n_vocab}, not 51864, 51865 or 51866"
     if (p.n_audio_ctx, p.n_text_ctx) != (1500, 448):
         return f"n_audio_ctx and n_text_ctx are {p.n_audio_ctx} and {p.n_text_ctx}, not 1500 and 448"

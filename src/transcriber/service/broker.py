@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.protocol import parser
 
 from transcriber.errors import ConfigError, TranscriberError
 
@@ -25,6 +27,14 @@ PING_INTERVAL_S = 5
 MAX_OUTSTANDING_PINGS = 2
 # A peer that takes no bytes for as long as two unanswered pings is as dead as one that does not answer them.
 USER_TIMEOUT_MS = PING_INTERVAL_S * MAX_OUTSTANDING_PINGS * 1000
+
+
+# The server takes blanks, tabs, CR and LF for separators, nats-py any white space that Python knows. So a
+# message to a subject with a vertical tab in it reads as a broken protocol and costs the connection, and with
+# some care as a message to another subject. The groups are nats-py's; the tests publish to such subjects.
+_TOKEN = rb"([^ \t\r\n]+)"
+parser.MSG_RE = re.compile(rb"\AMSG " + _TOKEN + rb" (\d+) (" + _TOKEN + rb" )?(\d+)\r\n")
+parser.HMSG_RE = re.compile(rb"\AHMSG " + _TOKEN + rb" (\d+) (" + _TOKEN + rb" )?(\d+) (\d+)\r\n")
 
 
 class BrokerError(TranscriberError, ConnectionError):

@@ -200,9 +200,8 @@ _DAEMON_OPTIONS = (
         callback=_language,
         heading="Model",
         cls=_Option,
-        help="Language of streams that do not name one in their Language header. auto costs one more encoder "
-        "pass per "
-        "window.",
+        help="Language of streams that do not name one in their Language header. auto detects it, "
+        "for one more encoder pass per window until it is sure.",
     ),
     click.option(
         "--target-sample-rate",
@@ -265,7 +264,7 @@ _DAEMON_OPTIONS = (
         default=1024 * 1024,
         heading="Limits",
         cls=_Option,
-        help="Longest payload taken. The default is nats-server's own limit: 10 s of 48 kHz mono s16le.",
+        help="Longest payload taken; 8 s of audio in any case. The default is nats-server's own limit.",
     ),
     click.option(
         "--grace-ms",

@@ -153,7 +153,9 @@ class Daemon:
             self._embedded = EmbeddedServer(config.embedded_nats_port)
             await self._embedded.start()
             access = broker.Access(self._embedded.url)
-        path = await asyncio.to_thread(models.resolve, config.whisper_model_path)
+        path = await asyncio.to_thread(
+            models.resolve, config.whisper_model_path, progress=self._on_model_progress
+        )
         self._model = await asyncio.to_thread(Model, path)
         self.transcriber = Transcriber(
             self._model,
@@ -203,6 +205,11 @@ class Daemon:
         )
         self.ready.set()
 
+    def _on_model_progress(self, what: str, done: int, total: int) -> None:
+        # In the thread that fetches.
+        if self._losses.admit(what) is not None:
+            log.info("%s: %.0f %%", what, 100 * done / total if total else 0)
+
     def _model_name(self) -> str:
         given = self.config.whisper_model_path
         return Path(given).name if os.sep in given else given
@@ -225,6 +232,7 @@ class Daemon:
         if self._nc.is_connected:
             await self._within(self._nc.flush(timeout=1), self._left() - reserve / 4)
         if self._telemetry is not None:
+            self._counters = self.transcriber.counters()
             left = self._left() - reserve / 5
             await self._within(asyncio.to_thread(self._telemetry.shutdown, left), left)
         await self._within(self._nc.close(), self._left() - reserve / 6)
@@ -472,7 +480,10 @@ class Daemon:
         self._last_async_error = problem
 
     def _on_connection_change(self, what: str) -> None:
-        log.log(logging.INFO if what == "reconnected" else logging.WARNING, "NATS at %s: %s", self.url, what)
+        if not self.stopping:
+            log.log(
+                logging.INFO if what == "reconnected" else logging.WARNING, "NATS at %s: %s", self.url, what
+            )
 
     async def _keep_house(self) -> None:
         assert self.transcriber is not None

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from transcriber import models
 from transcriber.errors import ModelLoadError
 from transcriber.models import convert, ggml
 
@@ -254,6 +255,15 @@ def test_ctranslate2_model_becomes_the_same_weights(ct2: Path, tmp_path: Path, f
         )
 
 
+def test_from_ctranslate2_writes_a_whole_file_or_none(ct2: Path, tmp_path: Path) -> None:
+    target = models.from_ctranslate2(ct2, tmp_path / "out.bin")
+    assert target == tmp_path / "out.bin"
+    assert models.check(target).ftype == "f16"
+    with pytest.raises(ModelLoadError, match="No such file"):
+        models.from_ctranslate2(tmp_path, tmp_path / "none.bin")
+    assert [p.name for p in tmp_path.iterdir()] == ["out.bin"]
+
+
 def test_ctranslate2_float32_gives_the_same_file(ct2: Path, tmp_path: Path, files: Any) -> None:
     variables = ct2_variables(files.tensor_list(files.Shape()), sample_values)
     single = tmp_path / "model.bin"
@@ -276,7 +286,7 @@ def test_ctranslate2_refuses_damage_and_other_models(ct2: Path, tmp_path: Path, 
     no_shape = {name: values for name, values in half.items() if name != "encoder/conv1/weight"}
     cases = [(whole[:n], "truncated or not") for n in (1, 3, 5, 18, 30, len(whole) // 2)]
     cases += [
-        (b"", "is empty"),
+        (b"", "truncated or not"),
         (b"\x00" * 500, "truncated or not"),
         (ct2_file(half, version=5), "truncated or not"),
         (ct2_file(half, spec="TransformerSpec"), "truncated or not"),

@@ -217,7 +217,7 @@ def test_resolve_takes_paths_names_and_nothing_else(
     assert models.resolve("mini") == home / "ggml-mini.bin"
     with pytest.raises(ModelLoadError, match="is not a model file"):
         models.resolve(tmp_path)
-    with pytest.raises(ModelUnavailableError, match=r"did you mean base.*nor is there such a file"):
+    with pytest.raises(ModelUnavailableError, match=r"neither a file nor a model; did you mean base"):
         models.resolve("bse")
 
 
@@ -604,7 +604,7 @@ def test_cli_quantize_prints_the_path(model_file: Path, tmp_path: Path) -> None:
     assert "convert to bf16" in err
 
 
-@pytest.mark.parametrize("command", [[], ["list"], ["pull"], ["path"], ["remove"], ["quantize"]])
+@pytest.mark.parametrize("command", [[], ["list"], ["pull"], ["path"], ["remove"], ["quantize"], ["convert"]])
 def test_cli_help_teaches(command: list[str]) -> None:
     out, _ = run(*command, "--help")
     assert "Usage: " in out
