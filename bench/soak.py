@@ -2,9 +2,9 @@
 
     python bench/soak.py --seconds 600
 
-Starts `transcriber-daemon --embedded-nats` with its defaults, plays a recording into it in real time, over and
-over, and samples the daemon's resident memory. Prints it per minute, the most, the growth after the first minute,
-and the daemon's own balance.
+Starts `transcriber-daemon --embedded-nats` with its defaults, plays a recording into it in real time, again
+and again, and samples the daemon's resident memory. Prints it per minute, the most of it, its growth after the
+first minute, and the daemon's own balance.
 """
 
 from __future__ import annotations
