@@ -12,8 +12,8 @@ __all__ = ["queue_capacity"]
 def queue_capacity(max_latency_s: float, window_s: float, rtf: float) -> int:
     """Return the most windows that may wait for one worker without breaking the promised latency.
 
-    A window costs `window_s` * `rtf` seconds of work, so the last of n waiting ones is done after n times that:
-    capacity = floor(max_latency_s / (window_s * rtf)). A longer queue does not lose less, it only tells later.
+    A window costs `window_s` * `rtf` seconds of work, so the last of n waiting ones is done after n times
+    that: capacity = floor(max_latency_s / (window_s * rtf)). A longer queue loses no less and tells later.
 
     Parameters
     ----------
@@ -37,5 +37,5 @@ def queue_capacity(max_latency_s: float, window_s: float, rtf: float) -> int:
     for name, value in (("max_latency_s", max_latency_s), ("window_s", window_s), ("rtf", rtf)):
         if not (0 < value < math.inf):
             raise ConfigError(f"{name}: got {value}, want a positive number")
-    # The quotient of decimal figures such as 10 / (5 * 0.8) may fall a rounding error short of the whole number.
+    # The quotient of decimal figures, such as 10 / (5 * 0.8), may fall a rounding error short of whole.
     return math.floor(max_latency_s / (window_s * rtf) * (1 + 1e-12))

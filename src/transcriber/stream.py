@@ -1,8 +1,8 @@
 """Live transcription: streams of audio chunks in, events out, all heavy work on native threads.
 
-A `Transcriber` owns worker threads over one set of weights. Each `Stream` is fed chunk by chunk; feeding takes
-microseconds and never blocks. Events wait behind a file descriptor until `poll` takes them, so that an event loop
-can watch it:
+A `Transcriber` owns worker threads over one set of weights. Each `Stream` is fed chunk by chunk; feeding
+takes microseconds and never blocks. Events wait behind a file descriptor until `poll` takes them, so that an
+event loop can watch it:
 
     with transcriber.Model(path) as model, transcriber.Transcriber(model) as t:
         stream = t.stream("microphone", sample_rate=48000)
@@ -89,7 +89,8 @@ class Final:
 class Gap:
     """Audio that was lost on purpose, announced at once.
 
-    `seq` is -1 when it was lost before a window was cut. `reason` is queue_full, overrun (the source outran the ring), inference_error or abandoned (at shutdown).
+    `seq` is -1 when it was lost before a window was cut. `reason` is queue_full, overrun (the
+    source outran the ring), inference_error or abandoned (at shutdown).
     """
 
     stream: str

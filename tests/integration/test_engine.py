@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 import time
@@ -43,7 +44,7 @@ def test_run_gives_text_times_and_language(session: Session, speech: NDArray[np.
     assert 0.5 < result.language_probability <= 1
     words = [word for segment in result.segments for word in segment.words]
     assert "".join(word.text for word in words).split() == result.text.split()
-    for earlier, later in zip(words, words[1:], strict=False):
+    for earlier, later in itertools.pairwise(words):
         assert 0 <= earlier.start_ms <= earlier.end_ms <= later.end_ms <= 11000
         assert 0 < earlier.probability <= 1
     for segment in result.segments:
@@ -160,7 +161,7 @@ def test_bad_samples_are_refused(session: Session, pcm: NDArray[np.float32], wor
     ],
 )
 def test_options_out_of_range_are_refused(session: Session, options: Options) -> None:
-    with pytest.raises(transcriber.ConfigError, match="got|must not"):
+    with pytest.raises(transcriber.ConfigError, match=r"got|must not"):
         session.run(np.zeros(16000, np.float32), options)
 
 

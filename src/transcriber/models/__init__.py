@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from transcriber.errors import ModelLoadError, ModelUnavailableError
 from transcriber.models import cache, convert, fetch
-from transcriber.models.catalogue import CATALOGUE, Entry, find
+from transcriber.models.catalogue import CATALOGUE, Entry, find, suggestion
 from transcriber.models.ggml import ModelInfo, check
 
 __all__ = [
@@ -162,22 +162,19 @@ def resolve(name_or_path: str | os.PathLike[str], *, progress: Progress | None =
     ------
     ModelUnavailableError
         It is neither; or it cannot be pulled.
+    ModelLoadError
+        It is a directory or the like; or what was pulled is not the model.
     """
-    given = Path(name_or_path)
+    given, name = Path(name_or_path), os.fspath(name_or_path)
     if given.is_file():
         return given
-    name = os.fspath(name_or_path)
     if name in CATALOGUE:
         return pull(name, progress).path
     if given.exists():
         raise ModelLoadError(
             f"{name}: is not a model file; give that of a ggml file, or a name from `transcriber models list`"
         )
-    try:
-        find(name)
-    except ModelUnavailableError as error:
-        raise ModelUnavailableError(f"{error} (nor is there such a file)") from None
-    raise AssertionError("unreachable")
+    raise ModelUnavailableError(f"{name}: neither a file nor a model; {suggestion(name)}")
 
 
 def quantize(

@@ -122,11 +122,13 @@ def find(name: str) -> Entry:
     ModelUnavailableError
         There is none; the message suggests close names.
     """
-    try:
-        return CATALOGUE[name]
-    except KeyError:
-        close = difflib.get_close_matches(name, CATALOGUE, n=3)
-        hint = f"did you mean {' or '.join(close)}? " if close else ""
-        raise ModelUnavailableError(
-            f"{name}: no such model; {hint}`transcriber models list` shows all"
-        ) from None
+    if name not in CATALOGUE:
+        raise ModelUnavailableError(f"{name}: no such model; {suggestion(name)}")
+    return CATALOGUE[name]
+
+
+def suggestion(name: str) -> str:
+    """Return what to tell someone who asked for `name`, which is not in the catalogue."""
+    close = difflib.get_close_matches(name, CATALOGUE, n=3)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"{hint}`transcriber models list` shows all"

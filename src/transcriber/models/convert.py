@@ -115,10 +115,9 @@ def convert_ctranslate2(
     ModelLoadError
         `source` is not such a model.
     """
-    vocabulary = _vocabulary(tokenizer)
     model = _CTranslate2(source)
     parameters = model.hyper_parameters()
-    written = out.write(parameters.pack() + _mel_filters() + vocabulary)
+    written = out.write(parameters.pack() + _mel_filters() + _vocabulary(tokenizer))
     expected = ggml.expected_tensors(parameters)
     total = sum(type_.n_bytes(shape) for shape, type_ in expected.values())
     for name, (shape, type_) in expected.items():

@@ -226,8 +226,9 @@ def _pip_reason(lines: list[str]) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
+    """Return the first line of a message: libraries add hints and links to it."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
 
 
 #: In the order in which they are tried: name -> (what users read, function).

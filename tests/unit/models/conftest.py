@@ -5,9 +5,10 @@ Names and shapes are those that whisper.cpp's loader asks for.
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -47,7 +48,7 @@ class Shape:
     n_text_layer: int = 1
     n_mels: int = 80
     ftype: int = 1
-    tokens: list[bytes] = field(default_factory=lambda: [*[b"ab"] * 50256, b" "])
+    tokens: tuple[bytes, ...] = (b"ab",) * 50256 + (b" ",)
 
     def numbers(self) -> tuple[int, ...]:
         return (
@@ -108,6 +109,12 @@ def storage(shape: Shape, name: str, is_matrix: bool) -> tuple[int, int, int]:
     return TYPES[0]
 
 
+@functools.lru_cache
+def vocabulary(tokens: tuple[bytes, ...]) -> bytes:
+    """Return the vocabulary as it stands in a file."""
+    return struct.pack("<i", len(tokens)) + b"".join(struct.pack("<i", len(t)) + t for t in tokens)
+
+
 def head_bytes(shape: Shape) -> bytes:
     """Return all that comes before the tensors."""
     filters = np.linspace(0, 1, shape.n_mels * 201, dtype="<f4").tobytes()
@@ -116,8 +123,7 @@ def head_bytes(shape: Shape) -> bytes:
             struct.pack("<I11i", 0x67676D6C, *shape.numbers()),
             struct.pack("<2i", shape.n_mels, 201),
             filters,
-            struct.pack("<i", len(shape.tokens)),
-            *(struct.pack("<i", len(token)) + token for token in shape.tokens),
+            vocabulary(shape.tokens),
         ]
     )
 

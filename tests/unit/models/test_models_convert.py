@@ -259,7 +259,7 @@ def test_from_ctranslate2_writes_a_whole_file_or_none(ct2: Path, tmp_path: Path)
     target = models.from_ctranslate2(ct2, tmp_path / "out.bin")
     assert target == tmp_path / "out.bin"
     assert models.check(target).ftype == "f16"
-    with pytest.raises(ModelLoadError, match="no such file"):
+    with pytest.raises(ModelLoadError, match="No such file"):
         models.from_ctranslate2(tmp_path, tmp_path / "none.bin")
     assert [p.name for p in tmp_path.iterdir()] == ["out.bin"]
 

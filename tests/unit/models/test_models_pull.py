@@ -217,7 +217,7 @@ def test_resolve_takes_paths_names_and_nothing_else(
     assert models.resolve("mini") == home / "ggml-mini.bin"
     with pytest.raises(ModelLoadError, match="is not a model file"):
         models.resolve(tmp_path)
-    with pytest.raises(ModelUnavailableError, match=r"did you mean base.*nor is there such a file"):
+    with pytest.raises(ModelUnavailableError, match=r"neither a file nor a model; did you mean base"):
         models.resolve("bse")
 
 
