@@ -3,7 +3,7 @@
     python bench/soak.py --seconds 600
 
 Starts `transcriber-daemon --embedded-nats` with its defaults, plays a recording into it in real time, again
-and again, and samples the daemon's resident memory. Prints it per minute, the most of it, its growth after the
+and again, and samples the daemon's resident memory. Prints it per minute, the most, its growth after the
 first minute, and the daemon's own balance.
 """
 
