@@ -5,8 +5,8 @@
 Builds whisper-cli out of vendor/whisper.cpp/tree with the flags of our CMakeLists.txt, into
 build/whisper-cli. The two programs of a pair run at the same time on the same 16 kHz WAV file, each on its
 own cores, which they swap from pair to pair: whatever else the machine does, it does to both. CPU time is
-user + system of the whole process as the kernel counts it: weights, file, interpreter start and all threads are
-in it. Two ratios, ours / theirs, come out as medians over the pairs:
+user + system of the whole process as the kernel counts it: weights, file, interpreter start and all threads
+are in it. Two ratios, ours / theirs, come out as medians over the pairs:
 
 whole process
     What a user pays for this file.
@@ -53,23 +53,19 @@ FLAGS = {
 
 
 def build_whisper_cli() -> Path:
-    """Return the path of whisper-cli, built when it is absent."""
-    program = BUILD / "bin" / "whisper-cli"
-    if not program.exists():
-        path = (
-            f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # cmake and ninja of this venv
-        )
-        cmake = shutil.which("cmake", path=path)
-        if cmake is None:
-            raise click.ClickException("cmake is not installed: pip install cmake ninja")
-        generator = ["-G", "Ninja"] if shutil.which("ninja", path=path) else []
-        flags = [f"-D{name}={value}" for name, value in FLAGS.items()]
-        for command in (
-            [cmake, "-S", str(TREE), "-B", str(BUILD), "-Wno-dev", *generator, *flags],
-            [cmake, "--build", str(BUILD), "--target", "whisper-cli", "-j2"],
-        ):
-            subprocess.run(command, check=True, stdout=sys.stderr, env={**os.environ, "PATH": path})
-    return program
+    """Return the path of whisper-cli, built from the tree as it is now."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # cmake and ninja of this venv
+    cmake = shutil.which("cmake", path=path)
+    if cmake is None:
+        raise click.ClickException("cmake is not installed: pip install cmake ninja")
+    generator = ["-G", "Ninja"] if shutil.which("ninja", path=path) else []
+    flags = [f"-D{name}={value}" for name, value in FLAGS.items()]
+    for command in (
+        [cmake, "-S", str(TREE), "-B", str(BUILD), "-Wno-dev", *generator, *flags],
+        [cmake, "--build", str(BUILD), "--target", "whisper-cli", "-j2"],
+    ):
+        subprocess.run(command, check=True, stdout=sys.stderr, env={**os.environ, "PATH": path})
+    return BUILD / "bin" / "whisper-cli"
 
 
 def write_wav(target: Path, pcm: NDArray[np.float32]) -> None:
