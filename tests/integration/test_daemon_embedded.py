@@ -71,8 +71,8 @@ def test_the_daemon_takes_it_along_on_exit_and_ctrl_c_does_not_kill_it_first(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells children of the death of their parent")
-def test_kill_9_of_the_daemon_takes_it_along(start_daemon: StartDaemon) -> None:
-    daemon = start_daemon("--embedded-nats")
+def test_kill_9_of_the_daemon_takes_it_along(start_daemon: StartDaemon, tmp_path: Path) -> None:
+    daemon = start_daemon("--embedded-nats", TMPDIR=str(tmp_path))  # which nobody is left to tidy up
     url = daemon.ready_line.split()[3]
     assert listens(url)
     daemon.process.kill()

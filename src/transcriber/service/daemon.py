@@ -136,9 +136,9 @@ class Daemon:
             starting.result()
             await asyncio.wait({stopping, *self._tasks}, return_when=asyncio.FIRST_COMPLETED)
             for task in self._tasks:
-                if (
-                    task.done()
-                ):  # they run for ever: this is a bug, and a daemon that is silently mute would be worse
+                # They run for ever, so this is a bug. A traceback is better than a daemon that is silently
+                # mute.
+                if task.done():
                     task.result()
             return await self._shut_down()
         finally:
@@ -147,13 +147,6 @@ class Daemon:
                 task.cancel()
             if self._embedded is not None:
                 self._embedded.stop(max(0.02, self._deadline - time.monotonic()))
-
-    def close(self) -> None:
-        """Free the pipeline and the model; waits for a running inference. A process that exits need not."""
-        if self.transcriber is not None:
-            self.transcriber.close()
-        if self._model is not None:
-            self._model.close()
 
     async def _start(self) -> None:
         config = self.config
@@ -208,10 +201,9 @@ class Daemon:
         await self._nc.flush(timeout=broker.CONNECT_TIMEOUT_S)  # the server has the subscription
         plural = "" if config.workers == 1 else "s"
         print(
-            f"transcriber-daemon: ready on {self.url} model {self._model_name()}, {config.workers} "
-            f"worker{plural} x "
-            f"{threads} threads, window {config.buffer_duration_secs:g} s, queue "
-            f"{config.transcription_queue_capacity}",
+            f"transcriber-daemon: ready on {self.url} model {self._model_name()}, "
+            f"{config.workers} worker{plural} x {threads} threads, window {config.buffer_duration_secs:g} s, "
+            f"queue {config.transcription_queue_capacity}",
             flush=True,
         )
         self.ready.set()
