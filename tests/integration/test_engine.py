@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 import transcriber
 from transcriber import Model, Options, Session, Vad
+from transcriber._engine import system_info
 from transcriber.audio import decode_file
 
 ENGLISH = Options(language="en")
@@ -201,6 +202,11 @@ def test_a_file_that_is_no_model_is_refused_and_the_process_lives(tmp_path: Path
             Model(path)
     with pytest.raises(transcriber.ModelLoadError):
         Model(tmp_path / "absent")
+
+
+def test_whisper_is_built_as_meant() -> None:
+    assert "LLAMAFILE = 1" in system_info()  # tinyBLAS: nearly twice the speed
+    assert "OPENMP" not in system_info()
 
 
 def test_vad_finds_the_speech(speech: NDArray[np.float32]) -> None:
