@@ -39,10 +39,11 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "transcriber needs Python 3.11 or newer; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 
-# The build tools are installed once and not per build: so the compiler's results stay valid from one build to the next.
+# The build tools are installed once and not per build, so that the compiler's results stay valid from one build to the next.
+# setuptools and wheel are for nkeys, a dependency that comes as source only.
 .make/tools: pyproject.toml | $(BIN)/python
 	@echo "==> build tools"
-	$(BIN)/pip install -q --upgrade "pip>=24.1" scikit-build-core cython cython-cmake cmake ninja
+	$(BIN)/pip install -q --upgrade "pip>=24.1" scikit-build-core cython cython-cmake cmake ninja setuptools wheel
 	@mkdir -p .make && touch $@
 
 .make/demo: EXTRAS = embedded
