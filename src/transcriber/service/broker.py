@@ -189,8 +189,7 @@ async def connect(
         reason = attempt[-1] if attempt else problem
         raise BrokerError(
             f"cannot connect to NATS at {shown}: {str(reason) or type(reason).__name__}; is the server "
-            "running, and is "
-            "NATS_URL right?"
+            "running, and is NATS_URL right?"
         ) from None
     connected = True
     connection.give_up_on_dead_peer()

@@ -84,8 +84,7 @@ def _only_16k(ctx: click.Context, param: click.Parameter, value: int) -> int:
     if value != 16_000:
         raise click.BadParameter(
             f"{value} is not 16000. Whisper's mel filters are made for 16 kHz; audio of other rates is "
-            "resampled to it "
-            "on arrival.",
+            "resampled to it on arrival.",
             ctx,
             param,
         )
@@ -180,8 +179,7 @@ _DAEMON_OPTIONS = (
         heading="Model",
         cls=_Option,
         help="Threads of one inference. 0 shares the usable cores among the workers, at most 4 each; more "
-        "threads than "
-        "cores make every inference many times slower.",
+        "threads than cores make every inference many times slower.",
     ),
     click.option(
         "--workers",
@@ -221,8 +219,7 @@ _DAEMON_OPTIONS = (
         heading="Audio",
         cls=_Option,
         help="Seconds of audio per inference. Short ones give captions sooner; but each inference encodes a "
-        "30 s window "
-        "whatever it holds, so 30 is the most and long ones cost least.",
+        "30 s window whatever it holds, so 30 is the most and long ones cost least.",
     ),
     click.option(
         "--transcription-queue-capacity",
@@ -232,10 +229,9 @@ _DAEMON_OPTIONS = (
         heading="Audio",
         cls=_Option,
         help="Windows that may wait per stream before audio is dropped: floor(L / (D x RTF)), with L the "
-        "latency that "
-        "you promise in seconds, D the seconds per inference, RTF the measured compute seconds per audio "
-        "second. 4 is L "
-        "= 20 s, D = 5 s and RTF = 1: a machine just fast enough. More hides overload and delays captions.",
+        "latency that you promise in seconds, D the seconds per inference, RTF the measured compute "
+        "seconds per audio second. 4 is L = 20 s, D = 5 s and RTF = 1: a machine just fast enough. More "
+        "hides overload and delays captions.",
     ),
     click.option(
         "--idle-timeout-secs",
@@ -245,8 +241,7 @@ _DAEMON_OPTIONS = (
         heading="Audio",
         cls=_Option,
         help="A stream without audio for so long is over and its rest is transcribed. One buffer's length, "
-        "so that a "
-        "publisher that died costs no caption more delay than it had.",
+        "so that a publisher that died costs no caption more delay than it had.",
     ),
     click.option(
         "--max-streams",
@@ -274,8 +269,7 @@ _DAEMON_OPTIONS = (
         heading="Limits",
         cls=_Option,
         help="Time from SIGTERM to exit. 200 ms abandons a running inference and announces its audio as a "
-        "gap; give some "
-        "seconds to let it finish.",
+        "gap; give some seconds to let it finish.",
     ),
     click.option(
         "--log-level",

@@ -303,8 +303,7 @@ class Daemon:
         except ProtocolError as problem:
             self.chunks.drop(problem.code)
             await self._refuse(msg.subject, problem)
-        # The client runs this for everything that has arrived without giving way: a burst would hold the
-        # loop.
+        # The client runs this for all that has arrived without giving way: a burst would hold the loop.
         self._turn += 1
         if self._turn % MESSAGES_PER_TURN == 0:
             await asyncio.sleep(0)
@@ -324,11 +323,10 @@ class Daemon:
         ) or chunk.language not in (None, live.language):
             raise ProtocolError(
                 "format_changed",
-                f"the stream is {live.stream.encoding} {live.stream.sample_rate} Hz {live.stream.n_channels} "
-                "ch "
-                f"language {live.language or 'not given'}; this chunk is {chunk.encoding} "
-                f"{chunk.sample_rate} Hz "
-                f"{chunk.n_channels} ch language {chunk.language or 'not given'}; end the stream first",
+                f"the stream is {live.stream.encoding} {live.stream.sample_rate} Hz "
+                f"{live.stream.n_channels} ch language {live.language or 'not given'}; this chunk is "
+                f"{chunk.encoding} {chunk.sample_rate} Hz {chunk.n_channels} ch language "
+                f"{chunk.language or 'not given'}; end the stream first",
             )
         start_ms = live.position_ms()
         try:
@@ -376,8 +374,7 @@ class Daemon:
             raise ProtocolError(
                 "seq_jump",
                 f"chunk {chunk.seq} came after chunk {before}: what was between has been lost before it got "
-                "here, or the "
-                "publisher started anew; this chunk is used",
+                "here, or the publisher started anew; this chunk is used",
             )
 
     async def _refuse(self, subject: str, problem: ProtocolError) -> None:

@@ -161,13 +161,11 @@ def parse(
         )
     frame_bytes = ENCODINGS[encoding] * n_channels
     if len(payload) % frame_bytes:
-        # Chunks may be lost on the way. Carrying half a frame over to the next one would shift all that
-        # follows.
+        # Chunks may be lost on the way: half a frame carried over would shift all that follows.
         raise ProtocolError(
             "partial_frame",
             f"the payload has {len(payload)} bytes; {encoding} with {n_channels} channels needs a multiple "
-            "of "
-            f"{frame_bytes}",
+            f"of {frame_bytes}",
         )
     if len(payload) > MAX_CHUNK_S * sample_rate * frame_bytes:
         raise ProtocolError(
