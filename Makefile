@@ -49,6 +49,6 @@ $(BIN)/python:
 .make/demo: EXTRAS = embedded
 .make/dev: EXTRAS = test,bench
 .make/demo .make/dev: $(SOURCES) | .make/tools
-	@echo "==> dependencies and build (whisper.cpp compiles for two minutes the first time)"
-	$(BIN)/pip install -q --no-build-isolation ".[$(EXTRAS)]"
+	@echo "==> dependencies and build (whisper.cpp compiles for some minutes the first time)"
+	$(BIN)/pip install -q --no-build-isolation --config-settings=cmake.define.TRANSCRIBER_WERROR=ON ".[$(EXTRAS)]"
 	@touch $@

@@ -148,8 +148,9 @@ static void decode_frames(const struct tr_pcm *pcm, const uint8_t *bytes, float 
 
 /* --- chunks ------------------------------------------------------------------------------------------------------------ */
 
-static bool word_is_finite(uint32_t word) { /* all ones in the exponent: infinity or NaN */
-    return (word & 0x7f800000u) != 0x7f800000u;
+/* Neither NaN nor infinite, and below 2^99: sums over channels and filter taps cannot become infinite either. */
+static bool word_is_finite(uint32_t word) {
+    return (word & 0x7fffffffu) < 0x71000000u;
 }
 
 /* Every float32 sample whose last byte is in this chunk. */

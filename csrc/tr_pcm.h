@@ -40,7 +40,7 @@ size_t tr_pcm_max_frames(const struct tr_pcm *pcm, size_t n_bytes);
 enum tr_status tr_pcm_check(const struct tr_pcm *pcm, const uint8_t *bytes, size_t n_bytes);
 
 /* Decode one chunk; `bytes` needs no alignment and may be NULL when n_bytes is 0. Sets *n_frames.
- * TR_ENONFINITE: a float32 sample that ends in this chunk is NaN or infinite. The whole chunk is refused: *n_frames
+ * TR_ENONFINITE: a float32 sample that ends in this chunk is NaN, infinite or beyond 2^99 (which would overflow later). The whole chunk is refused: *n_frames
  * is 0, `out` and the carry are untouched. */
 enum tr_status tr_pcm_decode(struct tr_pcm *pcm, const uint8_t *bytes, size_t n_bytes, float *out, size_t *n_frames);
 

@@ -54,6 +54,7 @@ struct tr_pipeline {
     bool stopping;       /* no new jobs are made or taken */
     struct tr_queue *queue;
     struct tr_live **lanes; /* [max_streams], NULL where free */
+    _Atomic size_t n_lanes_used; /* no stream has ever been beyond: what the analysis looks through */
     size_t n_active;        /* streams whose END has not been made */
     struct tr_event *first_event, **last_event;
     struct tr_counters counters;
@@ -217,7 +218,8 @@ static void analyse(struct tr_live *stream) {
             submit(stream, &cut);
             continue;
         }
-        const bool finished = cut.kind == TR_CUT_NONE && tr_stream_finished(stream->source);
+        /* The end may come between the cut and here: an open window is then for the pass that the end has asked for. */
+        const bool finished = cut.kind == TR_CUT_NONE && stream->segmenter.n_samples == 0 && tr_stream_finished(stream->source);
         pthread_mutex_lock(&p->lock);
         stream->n_open = stream->segmenter.n_samples;
         if (cut.kind == TR_CUT_GAP) drop(stream, TR_DROP_OVERRUN, -1, cut.start, cut.n_samples, now_ns(), TR_EFULL, "");
@@ -226,6 +228,10 @@ static void analyse(struct tr_live *stream) {
             end_when_done(stream);
         }
         pthread_mutex_unlock(&p->lock);
+        if (cut.kind == TR_CUT_NOMEM) { /* again soon: an ended stream has no feed that would wake us */
+            nanosleep(&(struct timespec){0, 10000000}, NULL);
+            atomic_store(&p->awake, true);
+        }
         if (cut.kind != TR_CUT_GAP) return;
     }
 }
@@ -233,7 +239,7 @@ static void analyse(struct tr_live *stream) {
 static void *run_analysis(void *arg) {
     struct tr_pipeline *p = arg;
     while (!atomic_load(&p->stop_analysis)) {
-        for (size_t i = 0; i < p->max_streams; i++) {
+        for (size_t i = 0; i < atomic_load(&p->n_lanes_used); i++) {
             pthread_mutex_lock(&p->lock);
             struct tr_live *stream = p->lanes[i];
             const bool open = stream != NULL && !stream->drained; /* a drained one may be closed at any moment */
@@ -242,7 +248,7 @@ static void *run_analysis(void *arg) {
         }
         pthread_mutex_lock(&p->wake_lock);
         while (!atomic_load(&p->awake)) pthread_cond_wait(&p->wake, &p->wake_lock);
-        atomic_store(&p->awake, false);
+        (void)atomic_exchange(&p->awake, false); /* acquires every wake that was answered "already awake" */
         pthread_mutex_unlock(&p->wake_lock);
     }
     return NULL;
@@ -325,7 +331,7 @@ static void free_live(struct tr_live *stream) {
 }
 
 static void free_parts(struct tr_pipeline *p) {
-    for (size_t i = 0; p->lanes != NULL && i < p->max_streams; i++) {
+    for (size_t i = 0; p->queue != NULL && p->lanes != NULL && i < p->max_streams; i++) {
         struct job *job;
         while ((job = tr_queue_drop(p->queue, i)) != NULL) free_job(job);
         if (p->lanes[i] != NULL) free_live(p->lanes[i]);
@@ -454,6 +460,7 @@ enum tr_status tr_live_open(struct tr_pipeline *p, unsigned sample_rate, enum tr
         if (p->lanes[i] != NULL) continue;
         stream->lane = i;
         p->lanes[i] = stream;
+        if (i >= p->n_lanes_used) p->n_lanes_used = i + 1;
         p->n_active++;
         rc = TR_OK;
     }
@@ -467,9 +474,12 @@ enum tr_status tr_live_open(struct tr_pipeline *p, unsigned sample_rate, enum tr
 }
 
 enum tr_status tr_live_feed(struct tr_live *stream, const uint8_t *bytes, size_t n_bytes) {
+    /* A window that this chunk completes is cut at once, even if the source pauses here. */
+    const uint64_t window = stream->pipeline->window_samples;
+    const uint64_t n_before = tr_stream_received(stream->source) / window;
     bool ready;
     const enum tr_status rc = tr_stream_feed(stream->source, bytes, n_bytes, &ready);
-    if (ready) wake_analysis(stream->pipeline);
+    if (ready || tr_stream_received(stream->source) / window != n_before) wake_analysis(stream->pipeline);
     return rc;
 }
 

@@ -1,5 +1,6 @@
 #include "tr_queue.h"
 
+#include <stdint.h>
 #include <stdlib.h>
 
 struct lane {
@@ -19,7 +20,7 @@ struct tr_queue {
 };
 
 struct tr_queue *tr_queue_new(size_t n_lanes, size_t capacity) {
-    if (n_lanes == 0 || capacity == 0) return NULL;
+    if (n_lanes == 0 || capacity == 0 || capacity > SIZE_MAX / sizeof(void *) / n_lanes) return NULL;
     struct tr_queue *queue = calloc(1, sizeof *queue);
     if (queue == NULL) return NULL;
     queue->n_lanes = n_lanes;

@@ -23,10 +23,10 @@ struct tr_ring *tr_ring_new_at(size_t capacity, uint64_t start) {
         || capacity > (SIZE_MAX - sizeof(struct tr_ring)) / sizeof(float) / 2)
         return NULL;
     size_t n_bytes = sizeof(struct tr_ring) + capacity * sizeof(float);
-    n_bytes = (n_bytes + LINE - 1) / LINE * LINE; /* aligned_alloc wants a multiple */
-    struct tr_ring *ring = aligned_alloc(LINE, n_bytes);
-    if (ring == NULL)
+    void *memory = NULL; /* posix_memalign: older macOS has no aligned_alloc */
+    if (posix_memalign(&memory, LINE, n_bytes) != 0)
         return NULL;
+    struct tr_ring *ring = memory;
     atomic_init(&ring->written, start);
     atomic_init(&ring->consumed, start);
     ring->seen_consumed = start;

@@ -271,9 +271,9 @@ enum tr_status failed(tr_session *session, int code) {
 }
 
 enum tr_status run(tr_session *session, const float *pcm, size_t n_samples, const tr_options *options, tr_transcript **out) {
+    quiet_logs();  // first of all: what this run says of itself must not be an earlier one's
     if (n_samples == 0 || n_samples > INT_MAX) return TR_EINVAL;
     if (!finite(pcm, n_samples)) return TR_ENONFINITE;
-    quiet_logs();
     session->cancelled.store(false, std::memory_order_relaxed);
     session->progress.store(0, std::memory_order_relaxed);
     session->error_code = 0;

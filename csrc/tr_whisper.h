@@ -1,4 +1,5 @@
-/* tr_whisper.h - whisper.cpp behind a C boundary that neither throws nor aborts.
+/* tr_whisper.h - whisper.cpp behind a C boundary that does not throw. What can still abort the process is ggml's own assertion
+ * that a thread of an inference could be started: set the system's thread limit with room.
  * tr_whisper.cpp is the only file that includes whisper.h. Every entry catches C++ exceptions.
  * Threads: a tr_model is read-only after load and may serve many sessions at once. A tr_session or tr_vad is used by one
  *          thread at a time; only tr_session_cancel and tr_session_progress may be called beside a run.

@@ -28,5 +28,5 @@ cdef class Session:
 
 @cython.final
 cdef class Vad:
-    cdef libtr.tr_vad *_ptr            # owned; NULL after close()
+    cdef libtr.tr_vad *_ptr            # owned
     cdef libtr.tr_flag _busy

@@ -31,7 +31,10 @@ __all__ = ["DEFAULT_MAX_THREADS", "LANGUAGES", "Model", "Session", "Vad", "quant
 # Past four threads an inference of base gains little: its decoder is bound by memory, not by arithmetic.
 DEFAULT_MAX_THREADS = 4
 
-_STAGES = {-2: "mel", -3: "lang", -6: "encode", -7: "alloc", -8: "decode", -9: "decode"}
+cdef enum:
+    VAD_FAILED = -100                              # our own: whisper.cpp has no code for it
+
+_STAGES = {VAD_FAILED: "vad", -2: "mel", -3: "lang", -6: "encode", -7: "alloc", -8: "decode", -9: "decode"}
 
 
 def _languages():
@@ -167,10 +170,12 @@ cdef class Model:
 
     def close(self):
         """Free the weights. Raises EngineBusyError while a session is open."""
+        cdef libtr.tr_model *ptr = self._ptr
         if self._n_sessions:
             raise EngineBusyError(f"model {self.path}: {self._n_sessions} sessions are still open; close them first")
-        libtr.tr_model_free(self._ptr)
         self._ptr = NULL
+        with nogil:
+            libtr.tr_model_free(ptr)
 
     def __enter__(self):
         return self
@@ -290,8 +295,9 @@ cdef class Session:
         try:
             if self._ptr is not NULL:
                 ptr = self._ptr
-                self._ptr = NULL
-                libtr.tr_session_free(ptr)         # with the GIL: `cancel` and `progress` read _ptr under it
+                self._ptr = NULL                   # `cancel` and `progress` read and use it in one step under the GIL
+                with nogil:
+                    libtr.tr_session_free(ptr)
                 self.model._n_sessions -= 1
         finally:
             libtr.tr_flag_release(&self._busy)
@@ -359,7 +365,7 @@ cdef class Vad:
         finally:
             libtr.tr_flag_release(&self._busy)
         if rc != libtr.TR_OK:
-            raise status_error(rc, "voice activity detection")
+            raise status_error(rc, "voice activity detection", VAD_FAILED)
         try:
             return [(spans[2 * i], spans[2 * i + 1]) for i in range(n_spans)]
         finally:

@@ -11,6 +11,10 @@ cdef class Pipeline:
     # Keeps the workers' sessions alive, each held busy until close(). A tuple: the collector empties lists.
     cdef tuple _sessions
     cdef bint _multilingual
+    cdef libtr.tr_event *_polled       # owned: taken from the pipeline, not yet given to the caller
+    cdef list _events                  # made of those, not yet given to the caller
+    cdef long _pid                     # of the process that has the threads
+    cdef void _free_polled(self) noexcept
     cdef void _release_sessions(self)
     cdef int _check_open(self) except -1
 

@@ -4,6 +4,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint8_t, uintptr_t
 from libc.stdlib cimport free, malloc
+from posix.unistd cimport getpid
 
 from transcriber cimport libtr
 from transcriber._engine cimport Session, fill_options, status_error, transcript_from_c
@@ -20,11 +21,6 @@ from transcriber.errors import (
 __all__ = ["DROP_REASONS", "LiveStream", "Pipeline"]
 
 DROP_REASONS = ("queue_full", "overrun", "inference_error", "abandoned")  # in the order of enum tr_drop
-
-# A chunk this large is copied without the GIL; below, releasing it would cost more than the work.
-cdef enum:
-    NOGIL_BYTES = 16384
-
 
 cdef tuple _balance(const libtr.tr_balance *b):
     cdef int i
@@ -47,6 +43,8 @@ cdef class Pipeline:
         cdef Session session
         self._streams = {}
         self._sessions = ()
+        self._events = []
+        self._pid = getpid()
         engines = <libtr.tr_engine *>malloc(max(1, len(sessions)) * sizeof(libtr.tr_engine))
         if engines is NULL:
             raise MemoryError("no memory for the workers")
@@ -79,8 +77,17 @@ cdef class Pipeline:
 
     def __dealloc__(self):
         # Only when close() was forgotten: blocks until the workers are out, as the sessions must not go first.
-        with nogil:
-            libtr.tr_pipeline_free(self._ptr)
+        if self._pid == getpid():
+            with nogil:
+                libtr.tr_pipeline_free(self._ptr)
+            self._free_polled()
+
+    cdef void _free_polled(self) noexcept:
+        cdef libtr.tr_event *following
+        while self._polled is not NULL:
+            following = self._polled.next
+            libtr.tr_event_free(self._polled)
+            self._polled = following
 
     cdef void _release_sessions(self):
         cdef Session session
@@ -132,13 +139,15 @@ cdef class Pipeline:
     def poll(self):
         """Return the waiting events, oldest first, as tuples (kind, stream, ...); never blocks."""
         cdef libtr.tr_event *event
-        cdef libtr.tr_event *following
         cdef LiveStream stream
         self._check_open()
-        out = []
-        event = libtr.tr_pipeline_poll(self._ptr)
-        while event is not NULL:
-            following = event.next
+        # What is taken and what is made of it stay in the object until all is done: should an exception come between
+        # (Ctrl-C, no memory), the next call goes on from there.
+        if self._polled is NULL:
+            self._polled = libtr.tr_pipeline_poll(self._ptr)
+        out = self._events
+        while self._polled is not NULL:
+            event = self._polled
             stream = self._streams[<uintptr_t>event.stream]
             if event.kind == libtr.TR_EVENT_FINAL:
                 out.append(("final", stream, event.seq, event.start, event.n_samples, event.flush,
@@ -152,8 +161,9 @@ cdef class Pipeline:
                 del self._streams[<uintptr_t>event.stream]
                 libtr.tr_live_close(stream._ptr)
                 stream._ptr = NULL
+            self._polled = event.next
             libtr.tr_event_free(event)
-            event = following
+        self._events = []
         return out
 
     def counters(self):
@@ -173,12 +183,17 @@ cdef class Pipeline:
     def close(self):
         """Cancel, join every thread (up to one encoder pass), free. Idempotent."""
         cdef libtr.tr_pipeline *ptr = self._ptr
+        if ptr is NULL:
+            return                                 # done, or another thread is at it: the sessions are its to release
         self._ptr = NULL
         for stream in self._streams.values():
             (<LiveStream>stream)._ptr = NULL
         self._streams.clear()
+        if self._pid != getpid():
+            return                                 # a forked child has none of the threads: nothing can be joined
         with nogil:
             libtr.tr_pipeline_free(ptr)
+        self._free_polled()
         self._release_sessions()
 
 
@@ -195,21 +210,17 @@ cdef class LiveStream:
         """Take one chunk of bytes; wait-free."""
         cdef Py_buffer view
         cdef libtr.tr_status rc
-        cdef libtr.tr_live *live = self._ptr
-        self._check_open()
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
-            if view.len < NOGIL_BYTES:
-                rc = libtr.tr_live_feed(live, <const uint8_t *>view.buf, <size_t>view.len)
-            else:
-                with nogil:
-                    rc = libtr.tr_live_feed(live, <const uint8_t *>view.buf, <size_t>view.len)
+            self._check_open()
+            # With the GIL, which orders it against end, poll and close on other threads; 100 ms of audio take 20 us.
+            rc = libtr.tr_live_feed(self._ptr, <const uint8_t *>view.buf, <size_t>view.len)
         finally:
             PyBuffer_Release(&view)
         if rc == libtr.TR_ECLOSED:
             raise StreamClosedError(f"stream {self.id} has ended; open a new one")
         if rc == libtr.TR_ENONFINITE:
-            raise AudioFormatError(f"stream {self.id}: the chunk holds NaN or infinity; it was refused whole")
+            raise AudioFormatError(f"stream {self.id}: the chunk holds NaN, infinity or absurdly large samples; it was refused whole")
         if rc == libtr.TR_EINVAL:
             raise AudioFormatError(f"stream {self.id}: the chunk holds more than 8.1 s of audio; send shorter ones")
         if rc != libtr.TR_OK:

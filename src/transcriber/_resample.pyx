@@ -82,7 +82,7 @@ cdef class PcmDecoder:
         Raises
         ------
         AudioFormatError
-            A float32 sample that ends in this chunk is NaN or infinite: the chunk is refused whole, and the decoder
+            A float32 sample that ends in this chunk is NaN, infinite or 2**99 and more: it is refused whole, and the decoder
             is as if it had not been given.
         EngineBusyError
             Another thread is in `decode`.
@@ -116,7 +116,7 @@ cdef class PcmDecoder:
         finally:
             PyBuffer_Release(&view)
         if rc == libtr.TR_ENONFINITE:
-            raise AudioFormatError(f"f32le: a chunk of {n_bytes} bytes holds NaN or infinity; it was refused whole")
+            raise AudioFormatError(f"f32le: a chunk of {n_bytes} bytes holds NaN, infinity or absurdly large samples; it was refused whole")
         return array
 
     @property

@@ -173,7 +173,8 @@ class Stream:
         Raises
         ------
         AudioFormatError
-            f32 samples that are NaN or infinite, or more than 8 s of audio in one chunk. The stream goes on.
+            f32 samples that are NaN, infinite or 2**99 and more, or more than 8 s of audio in one chunk.
+            The stream goes on.
         StreamClosedError
             After `end`.
         """
@@ -394,8 +395,8 @@ class Transcriber:
         """Give up what is unfinished: it is counted dropped as abandoned, and `poll` gives its gap and end
         events.
 
-        Takes milliseconds. A worker in mid-inference is left behind; `close` would wait for it, the end of
-        the process does not.
+        Takes milliseconds. A worker in mid-inference is left behind. `close` waits for it, and so does the
+        interpreter's own exit; `os._exit` does not.
         """
         self.drain()
         self._pipeline.abandon()

@@ -72,7 +72,7 @@ static void test_pcm_chunking(enum tr_encoding encoding, unsigned n_channels) {
     const size_t n_bytes = 3001;
     uint8_t *bytes = exactly(n_bytes);
     for (size_t i = 0; i < n_bytes; i++)
-        bytes[i] = (uint8_t)(check_random(&seed) & 0x7e); /* as float32: never all ones in the exponent */
+        bytes[i] = (uint8_t)(check_random(&seed) & 0x6e); /* as float32: never NaN, infinite or beyond 2^99 */
 
     struct tr_pcm *whole = tr_pcm_new(encoding, n_channels), *pieces = tr_pcm_new(encoding, n_channels);
     CHECK(whole != NULL && pieces != NULL);
@@ -114,7 +114,7 @@ static void test_pcm_extreme_bytes(enum tr_encoding encoding) {
         memset(bytes, values[v], sizeof bytes);
         struct tr_pcm *pcm = tr_pcm_new(encoding, 8);
         CHECK(pcm != NULL);
-        if (encoding == TR_F32LE && values[v] == 0xff) {
+        if (encoding == TR_F32LE && (values[v] == 0xff || values[v] == 0x7f)) { /* NaN; 3e38 */
             CHECK(tr_pcm_decode(pcm, bytes, sizeof bytes, out, &n) == TR_ENONFINITE && n == 0);
         } else {
             CHECK(tr_pcm_decode(pcm, bytes, sizeof bytes, out, &n) == TR_OK && n > 0);

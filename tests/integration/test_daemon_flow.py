@@ -80,7 +80,7 @@ async def test_speech_comes_back_in_order_with_times_and_ends_when_the_publisher
     assert daemon.printed("jobs_enqueued") == "3"
     assert daemon.printed("jobs_dropped") == "0"
     assert daemon.printed("queue_depth") == "0"
-    assert daemon.printed("chunks") == f"{n_chunks + 1} received, 0 dropped"
+    assert daemon.printed("chunks") == f"{n_chunks + 1} received, 0 refused"
     assert_exact(daemon, received)
 
 

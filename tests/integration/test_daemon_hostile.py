@@ -131,14 +131,16 @@ async def test_a_bad_chunk_is_answered_once_a_second_and_its_stream_goes_on(
     for _ in range(50):
         await bus.send("mixed", speech_48k[:9600])
         await bus.send("mixed", b"\0")
+    await bus.send("mixed", speech_48k[:9600], Encoding="opus")  # another fault is not hidden by the first
     await bus.send("mixed", b"", End=1)
     await bus.until(lambda: bus.of("end"))
     errors = bus.of("error")
-    assert 1 <= len(errors) <= 5
+    assert 2 <= len(errors) <= 6
+    assert {error["code"] for error in errors} == {"partial_frame", "bad_encoding"}
     assert errors[0]["session"] == bus.of("end")[0]["session"]
     assert errors[0]["n_suppressed"] == 0
     daemon.stop()
-    assert daemon.printed("chunks") == "101 received, 50 dropped; partial_frame 50"
+    assert daemon.printed("chunks") == "102 received, 51 refused; bad_encoding 1; partial_frame 50"
     assert 1 <= daemon.log.count("partial_frame") <= 5
     assert daemon.samples("received") == 50 * 1600
 

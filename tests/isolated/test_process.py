@@ -95,6 +95,25 @@ model.close()
     assert out.split() == ["alloc", "-7", "alive"]
 
 
+def test_a_forked_child_may_exit(base_model_path: Path) -> None:
+    # It has none of the threads: joining them would never end.
+    check(
+        """
+import os, sys
+import transcriber
+
+model = transcriber.Model(sys.argv[1])
+t = transcriber.Transcriber(model)
+if os.fork() == 0:
+    sys.exit(0)
+_, status = os.wait()
+assert status == 0, status
+t.close()
+""",
+        base_model_path,
+    )
+
+
 def test_a_process_may_end_with_everything_open_and_running(base_model_path: Path) -> None:
     check(
         """

@@ -64,14 +64,14 @@ def made_from(archive_sha256: str) -> str:
 def apply_patch(patch: Path, tree: Path) -> None:
     """Apply a unified diff exactly: every line of context must be where the patch says, or nothing goes on."""
     target, lines, shift = None, [], 0
-    text = patch.read_text().splitlines()
+    text = patch.read_text(encoding="utf-8").splitlines()
     i = next((n for n, line in enumerate(text) if line.startswith("--- ")), len(text))
     while i < len(text):
         if text[i].startswith("--- "):
             if target is not None:
-                target.write_text("\n".join(lines) + "\n")
+                target.write_text("\n".join(lines) + "\n", encoding="utf-8")
             target = tree / text[i + 1].removeprefix("+++ b/")
-            lines, shift = target.read_text().splitlines(), 0
+            lines, shift = target.read_text(encoding="utf-8").splitlines(), 0
             i += 2
             continue
         hunk = re.match(r"@@ -(\d+)(?:,(\d+))? \+\d+(?:,\d+)? @@", text[i])
@@ -93,7 +93,7 @@ def apply_patch(patch: Path, tree: Path) -> None:
         shift += len(new) - n_old
     if target is None:
         raise FetchError(f"{patch.name}: holds no patch")
-    target.write_text("\n".join(lines) + "\n")
+    target.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def unpack(archive: Path, sha256: str, subdirectory: str, tree: Path) -> None:
@@ -110,7 +110,8 @@ def unpack(archive: Path, sha256: str, subdirectory: str, tree: Path) -> None:
     tree.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=tree.parent, prefix=".unpack-") as temporary:
         with tarfile.open(archive) as tar:
-            tar.extractall(temporary, filter="data")
+            # The hash was checked above, so without the filter (before Python 3.11.4) it is safe too.
+            tar.extractall(temporary, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {}))
         (root,) = Path(temporary).iterdir()
         source = root / subdirectory
         for patch in PATCHES:

@@ -59,7 +59,11 @@ class _Format:
 @click.command("publish", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--stream", required=True, metavar="ID", help="Stream to publish as: subject audio.ID.")
-@click.option("--realtime", is_flag=True, help="As fast as it plays; otherwise as fast as it goes.")
+@click.option(
+    "--realtime",
+    is_flag=True,
+    help="As fast as it plays. Without it, as fast as it goes: the service drops what its queue cannot take.",
+)
 @click.option(
     "--sample-rate",
     type=click.Choice([str(rate) for rate in wire.SAMPLE_RATES]),

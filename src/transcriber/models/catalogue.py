@@ -1,9 +1,9 @@
 """The models that can be had by name.
 
 Official files are those of the ``ggerganov/whisper.cpp`` repository of the Hugging Face hub, at one pinned
-revision. Sizes are what the file format demands, which a test computes. SHA-256 values are those of the hub's
-own metadata (Git LFS): read on the hub's file pages, and for some in public lists that quote them; only those of
-base and its variants were also computed from the bytes themselves. A file of another hash is refused.
+revision. Sizes are what the file format demands, which a test computes. SHA-256 values are those of the
+hub's own metadata (Git LFS): read on the hub's file pages, and for some in public lists that quote them; only
+those of base and its variants were also computed from the bytes. A file of another hash is refused.
 
 Three variants of base are made on this machine instead of downloaded. base-q8_0 comes out equal to the hub's
 file; the hub's base-q5_1 is not quite what the pinned whisper.cpp makes of base, so it has another hash.

