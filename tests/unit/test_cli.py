@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import types
@@ -110,9 +111,9 @@ def test_no_command_shows_the_help_and_exits_2(run: Run) -> None:
     assert "Commands:" in err
 
 
-def test_interrupt_exits_130_without_a_word(run: Run) -> None:
+def test_interrupt_says_so_and_exits_130(run: Run) -> None:
     code, out, err = run("fake", fake=raising(KeyboardInterrupt()))
-    assert (code, out, err.strip()) == (130, "", "")
+    assert (code, out, err.strip()) == (130, "", "interrupted")
 
 
 def test_bug_is_one_line_that_says_how_to_see_more(run: Run) -> None:
@@ -143,6 +144,7 @@ def test_help_of_transcribe_teaches() -> None:
     result = CliRunner().invoke(transcribe_command, ["--help"])
     assert result.exit_code == 0
     assert "Examples:\n" in result.output
+    assert "0 (default): up to 4" in " ".join(result.output.split())
 
 
 @pytest.mark.parametrize(
@@ -220,6 +222,32 @@ def test_texts_of_several_files_have_headings(run: Run, engine: type[FakeModel])
     assert run("transcribe", "a.wav", "b.wav") == (0, out, "")
 
 
+@pytest.mark.parametrize(
+    ("files", "paths"),
+    [
+        (["a.wav", "b.wav"], ["a.wav", "b.wav"]),
+        (["bad.wav", "b.wav"], ["b.wav"]),
+        (["a.wav", "bad.wav"], ["a.wav"]),
+        (["bad.wav", "bad.mp3"], []),
+    ],
+)
+def test_json_of_several_files_is_one_array(
+    run: Run, engine: type[FakeModel], files: list[str], paths: list[str]
+) -> None:
+    code, out, _ = run("transcribe", "--format", "json", *files)
+    assert code == (1 if len(paths) < len(files) else 0)
+    assert [item["path"] for item in json.loads(out)] == paths
+
+
+def test_json_in_a_directory_is_an_object_per_file(run: Run, engine: type[FakeModel], tmp_path: Path) -> None:
+    arguments = ("transcribe", "--format", "json", "--output-dir", str(tmp_path), "a.wav", "b.wav")
+    assert run(*arguments) == (0, "", "")
+    assert [json.loads((tmp_path / f"{name}.json").read_text())["path"] for name in "ab"] == [
+        "a.wav",
+        "b.wav",
+    ]
+
+
 def test_output_directory_is_made_and_filled(run: Run, engine: type[FakeModel], tmp_path: Path) -> None:
     directory = tmp_path / "new" / "subtitles"
     arguments = ("transcribe", "--format", "srt", "--output-dir", str(directory), "x/a.wav", "-", "bad.wav")
@@ -257,3 +285,82 @@ def test_file_name_that_is_not_utf_8_does_not_stop_the_output(run: Run, engine: 
 )
 def test_no_two_inputs_share_an_output(files: list[str], names: list[str]) -> None:
     assert target_paths(files, Path("out"), "srt") == [Path("out") / name for name in names]
+
+
+class Terminal:
+    """Stands for a terminal, and for the clock on its wall."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.now_s = 0.0
+        self._capsys = capsys
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def seen(self) -> str:
+        return self._capsys.readouterr().err
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Terminal:
+    """Make standard error a terminal, and let time pass only when the test says so."""
+    clock = Terminal(capsys)
+    monkeypatch.setattr(type(sys.stderr), "isatty", lambda _: True)  # pytest changes the object
+    monkeypatch.setattr(command, "time", clock)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "160")
+    return clock
+
+
+def test_bar_reckons_from_the_last_progress(terminal: Terminal) -> None:
+    with command._bar("talk.mp3") as progress:
+        assert progress is not None
+        progress("transcribe", 10_000, 90_000)  # a part left out in front costs nothing
+        terminal.now_s = 15.0
+        progress("transcribe", 40_000, 90_000)
+        terminal.now_s = 500.0  # inside the next window
+        progress("transcribe", 40_000, 90_000)
+    seen = terminal.seen()
+    assert set(re.findall(r"RTF \S+", seen)) == {"RTF 0.50"}
+    assert set(re.findall(r"left: \S+", seen)) == {"left: 0:00:25"}
+    assert "0:08:20" in seen  # the last frame, with the time elapsed
+
+
+def test_bar_of_one_window_shows_the_time_and_no_percentage(terminal: Terminal) -> None:
+    with command._bar("talk.mp3") as progress:
+        assert progress is not None
+        progress("decode", 5_000, 11_000)
+        progress("decode", 11_000, 11_000)
+        progress("transcribe", 0, 11_000)
+        terminal.seen()
+        terminal.now_s = 5.0
+        progress("transcribe", 0, 11_000)
+    seen = terminal.seen()
+    assert "talk.mp3 transcribe" in seen
+    assert "0:00:05" in seen
+    assert not re.search(r"%|left|RTF", seen)
+
+
+@pytest.mark.parametrize("to_directory", [False, True])
+def test_each_file_ends_with_a_line_on_the_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+    terminal: Terminal,
+    run: Run,
+    engine: type[FakeModel],
+    tmp_path: Path,
+    to_directory: bool,
+) -> None:
+    def transcribe(source: str, **_: object) -> Transcript:
+        terminal.now_s += 6.3
+        return Transcript("", "en", 1.0, 11_000, ())
+
+    monkeypatch.setattr(command, "transcribe", transcribe)
+    output = ("--output-dir", str(tmp_path)) if to_directory else ()
+    _, _, err = run("transcribe", *output, "talk.mp3", "x/b.wav")
+    plain = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", err)  # what is left of the bars
+    figures = ": 11.0 s of audio in 6.3 s, RTF 0.57"
+    assert re.findall(r"\S+: .* s of audio.*", plain) == [
+        f"talk.mp3{figures}" + (f" → {tmp_path / 'talk.txt'}" if to_directory else ""),
+        f"x/b.wav{figures}" + (f" → {tmp_path / 'b.txt'}" if to_directory else ""),
+    ]

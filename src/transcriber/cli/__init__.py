@@ -80,6 +80,7 @@ def main() -> None:
     except click.ClickException as error:
         code = _fail(error.format_message(), error.exit_code)
     except click.Abort:  # click makes this of KeyboardInterrupt
+        click.echo("interrupted", err=True)
         code = 130
     except TranscriberError as error:
         if state["debug"]:

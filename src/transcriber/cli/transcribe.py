@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
+from threading import Lock
 
 import click
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from transcriber import audio
 from transcriber._engine import Model
@@ -77,7 +70,7 @@ ONE_DOCUMENT = ("srt", "vtt", "tsv")
     "--word-timestamps", is_flag=True, help="Time and probability of every word, in json and jsonl."
 )
 @click.option(
-    "--threads", type=click.IntRange(0), default=0, show_default="up to 4", help="Threads of the engine."
+    "--threads", type=click.IntRange(0), default=0, help="Threads of the engine; 0 (default): up to 4."
 )
 @click.option(
     "--beam-size",
@@ -143,13 +136,15 @@ def transcribe_command(
     if output_dir is not None:
         _make_directory(output_dir)
         targets = target_paths(files, output_dir, form)
-    n_failed = 0
+    array = form == "json" and len(files) > 1 and output_dir is None
+    n_printed = n_failed = 0
     with _bar("") as progress:
         path = resolve(model, progress=progress)
     with Model(path) as loaded, loaded.session(threads=threads) as session:
         for n, (file, target) in enumerate(zip(files, targets, strict=True), 1):
             name = "standard input" if file == "-" else click.format_filename(file)
             title = f"{n}/{len(files)} {Path(name).name}" if len(files) > 1 else Path(name).name
+            started = time.monotonic()
             try:
                 with _bar(title) as progress:
                     result = transcribe(file, options=options, vad=vad, progress=progress, session=session)
@@ -157,12 +152,20 @@ def transcribe_command(
                 n_failed += 1
                 click.echo(f"transcriber: {error}", err=True)
                 continue
+            took_s = time.monotonic() - started
             text = render(result, form, path=click.format_filename(file))
             if target is not None:
                 _write(target, text)
             else:
                 heading = f"==> {name} <==\n" if form == "txt" and len(files) > 1 else ""
+                if array:  # printed as it grows: an interrupt must not cost what is done
+                    heading = ",\n" if n_printed else "[\n"
                 _print(heading + text)
+                n_printed += 1
+            if sys.stderr.isatty():
+                click.echo(_summary(name, result.duration_ms / 1000, took_s, target), err=True)
+    if array:
+        _print("]\n" if n_printed else "[]\n")
     if n_failed:
         click.get_current_context().exit(1)
 
@@ -213,9 +216,19 @@ def _encode(text: str) -> bytes:
     return text.encode("utf-8", "replace")  # a file name may hold bytes that are not UTF-8
 
 
+def _summary(name: str, audio_s: float, took_s: float, target: Path | None) -> str:
+    rtf = f", RTF {took_s / audio_s:.2f}" if audio_s else ""
+    where = f" → {click.format_filename(target)}" if target is not None else ""
+    return f"{name}: {audio_s:.1f} s of audio in {took_s:.1f} s{rtf}{where}"
+
+
 @contextmanager
 def _bar(title: str) -> Iterator[audio.Progress | None]:
-    """Show a progress bar on standard error while the context lasts, if that is a terminal."""
+    """Show a progress bar on standard error while the context lasts, if that is a terminal.
+
+    It pulses until something is done, which for a file of one window is all the time. Time left and RTF are
+    those of the last progress: reckoned from now, they would climb until a window ends.
+    """
     if not sys.stderr.isatty():
         yield None
         return
@@ -224,28 +237,31 @@ def _bar(title: str) -> Iterator[audio.Progress | None]:
         BarColumn(),
         TaskProgressColumn(),
         TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-        _RtfColumn(),
+        TextColumn("{task.fields[pace]}", markup=False),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None)
+    with Progress(*columns, console=Console(stderr=True), transient=True, get_time=time.monotonic) as bar:
+        task = bar.add_task(title, total=None, pace="")
         stage = ""
+        first = last = 0  # what was done when the stage began (a download that goes on, silence), and by now
+        started = 0.0
+        lock = Lock()  # downloads report from threads of their own
 
         def update(what: str, done: int, total: int) -> None:
-            nonlocal stage
-            if what != stage:
-                stage = what
-                bar.reset(task, description=f"{title} {what}".strip(), stage=what)
-            bar.update(task, completed=done, total=total or None)
+            nonlocal task, stage, first, last, started
+            with lock:
+                if what != stage or done < last:  # a new stage, or the old one from the start: another source
+                    stage, first, last, started = what, done, done, time.monotonic()
+                    bar.remove_task(task)  # a reset task would keep its total
+                    task = bar.add_task(f"{title} {what}".strip(), total=None, pace="")
+                if done > last:
+                    last = done
+                    pace = _pace(what, (time.monotonic() - started) / (done - first), total - done)
+                    bar.update(task, completed=done, total=total or None, pace=pace)
 
         yield update
 
 
-class _RtfColumn(ProgressColumn):
-    """Real-time factor: seconds spent per second of audio done."""
-
-    def render(self, task: Task) -> Text:
-        if task.fields.get("stage") != "transcribe" or not task.completed or not task.elapsed:
-            return Text("")
-        return Text(f"RTF {task.elapsed * 1000 / task.completed:.2f}")
+def _pace(what: str, s_per_unit: float, left: int) -> str:
+    """Return the time left, where the total is known, and the real-time factor."""
+    pace = f"left: {timedelta(seconds=round(s_per_unit * left))}" if left >= 0 else ""
+    return f"{pace} RTF {s_per_unit * 1000:.2f}" if what == "transcribe" else pace
