@@ -113,22 +113,19 @@ static void push_event(struct tr_pipeline *p, struct tr_event *event) {
     while (n < 0 && errno == EINTR); /* EAGAIN cannot be: one byte at most is in the pipe */
 }
 
-static void drop(struct tr_live *stream, enum tr_drop reason, int64_t seq, uint64_t start, uint64_t n_samples, int64_t created_ns,
-                 enum tr_status status, const char *detail) {
+static void drop(struct tr_live *stream, enum tr_drop reason, int64_t seq, uint64_t start, uint64_t n_samples, const char *detail) {
     struct tr_event *event = new_event(stream, TR_EVENT_GAP);
     event->seq = seq;
     event->start = start;
     event->n_samples = n_samples;
     event->reason = reason;
-    event->status = status;
-    event->created_ns = created_ns;
     snprintf(event->detail, sizeof event->detail, "%s", detail);
     stream->done.dropped[reason] += n_samples;
     push_event(stream->pipeline, event);
 }
 
-static void drop_job(struct job *job, enum tr_drop reason, enum tr_status status, const char *detail) {
-    drop(job->stream, reason, job->seq, job->start, job->n_samples, job->created_ns, status, detail);
+static void drop_job(const struct job *job, enum tr_drop reason, const char *detail) {
+    drop(job->stream, reason, job->seq, job->start, job->n_samples, detail);
     struct tr_counters *counters = &job->stream->pipeline->counters;
     (*(reason == TR_DROP_INFERENCE_ERROR ? &counters->jobs_failed : &counters->jobs_dropped))++;
 }
@@ -203,8 +200,7 @@ static void submit(struct tr_live *stream, const struct tr_cut *cut) {
         pthread_mutex_unlock(&p->lock);
         return;
     }
-    drop(stream, TR_DROP_QUEUE_FULL, made.seq, made.start, made.n_samples, made.created_ns, TR_EFULL, "");
-    p->counters.jobs_dropped++;
+    drop_job(&made, TR_DROP_QUEUE_FULL, "");
     pthread_mutex_unlock(&p->lock);
     free(made.samples);
     free(job);
@@ -222,7 +218,7 @@ static void analyse(struct tr_live *stream) {
         const bool finished = cut.kind == TR_CUT_NONE && stream->segmenter.n_samples == 0 && tr_stream_finished(stream->source);
         pthread_mutex_lock(&p->lock);
         stream->n_open = stream->segmenter.n_samples;
-        if (cut.kind == TR_CUT_GAP) drop(stream, TR_DROP_OVERRUN, -1, cut.start, cut.n_samples, now_ns(), TR_EFULL, "");
+        if (cut.kind == TR_CUT_GAP) drop(stream, TR_DROP_OVERRUN, -1, cut.start, cut.n_samples, "");
         if (finished) {
             stream->drained = true;
             end_when_done(stream);
@@ -264,7 +260,7 @@ static void finish(struct job *job, enum tr_status rc, struct tr_transcript *tra
     stream->n_outstanding--;
     stream->n_queued -= job->n_samples;
     if (rc != TR_OK) {
-        drop_job(job, rc == TR_ECANCELLED ? TR_DROP_ABANDONED : TR_DROP_INFERENCE_ERROR, rc, detail);
+        drop_job(job, rc == TR_ECANCELLED ? TR_DROP_ABANDONED : TR_DROP_INFERENCE_ERROR, detail);
     } else {
         if (strcmp(stream->options.language, "auto") == 0 && transcript->language_probability >= PIN_LANGUAGE_FROM &&
             transcript->n_segments > 0) {
@@ -524,12 +520,12 @@ void tr_pipeline_abandon(struct tr_pipeline *p) {
         if (stream == NULL || (stream->drained && stream->n_outstanding == 0)) continue;
         if (stream->running != NULL) {
             stream->running->abandoned = true; /* the worker will find it accounted for */
-            drop_job(stream->running, TR_DROP_ABANDONED, TR_ECANCELLED, "");
+            drop_job(stream->running, TR_DROP_ABANDONED, "");
             stream->running = NULL;
         }
         struct job *job;
         while ((job = tr_queue_drop(p->queue, i)) != NULL) {
-            drop_job(job, TR_DROP_ABANDONED, TR_ECANCELLED, "");
+            drop_job(job, TR_DROP_ABANDONED, "");
             free_job(job);
         }
         stream->n_outstanding = 0;
@@ -538,11 +534,11 @@ void tr_pipeline_abandon(struct tr_pipeline *p) {
         for (;;) {
             const struct tr_cut cut = tr_segmenter_next(&stream->segmenter, stream->source);
             if (cut.kind == TR_CUT_WINDOW) {
-                drop(stream, TR_DROP_ABANDONED, stream->n_windows++, cut.start, cut.n_samples, now_ns(), TR_ECANCELLED, "");
+                drop(stream, TR_DROP_ABANDONED, stream->n_windows++, cut.start, cut.n_samples, "");
                 p->counters.jobs_dropped++;
                 free(cut.samples);
             } else if (cut.kind == TR_CUT_GAP) {
-                drop(stream, TR_DROP_OVERRUN, -1, cut.start, cut.n_samples, now_ns(), TR_EFULL, "");
+                drop(stream, TR_DROP_OVERRUN, -1, cut.start, cut.n_samples, "");
             } else {
                 break; /* NOMEM: what is left stays in the balance as buffered */
             }

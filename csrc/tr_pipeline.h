@@ -53,9 +53,8 @@ struct tr_event {
     uint64_t start;          /* position of the first sample on the stream's time line */
     uint64_t n_samples;
     enum tr_drop reason;     /* GAP */
-    enum tr_status status;   /* GAP by inference error: what the engine returned */
-    char detail[160];        /* the same in words, "" when there are none */
-    int64_t created_ns;      /* monotonic: the window was complete */
+    char detail[160];        /* GAP by inference error: what the engine said, "" when nothing */
+    int64_t created_ns;      /* FINAL: monotonic, the window was complete */
     int64_t started_ns;      /* FINAL: a worker took it */
     int64_t finished_ns;     /* FINAL: the engine returned */
     struct tr_transcript *transcript; /* FINAL: owned by the event */

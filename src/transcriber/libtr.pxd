@@ -184,7 +184,6 @@ cdef extern from "tr_pipeline.h" nogil:
         uint64_t start
         uint64_t n_samples
         tr_drop reason
-        tr_status status
         char detail[160]
         int64_t created_ns
         int64_t started_ns

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import nats.errors
+import nkeys  # type: ignore[import-untyped]  # it has no stubs
 import pytest
 
 from transcriber.errors import ConfigError
@@ -16,8 +17,6 @@ from transcriber.service.daemon import Daemon
 
 if TYPE_CHECKING:
     from tests.integration.conftest import NatsServer
-
-nkeys = pytest.importorskip("nkeys", reason="no nkeys package: credentials cannot be tested")
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 >>> from transcriber import models
 >>> models.pull("base").path          # doctest: +SKIP
-PosixPath('/home/me/.cache/transcriber/models/ggml-base.bin')
+PosixPath('…/.cache/transcriber/models/ggml-base.bin')
 
 Each model is one file in the cache directory, verified by its SHA-256 when it gets there.
 ``TRANSCRIBER_CACHE_DIR`` moves the cache. All functions may be called from several threads and processes at

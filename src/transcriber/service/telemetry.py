@@ -119,7 +119,7 @@ class Telemetry:
             "transcriber.worker.busy": (lambda: counters().workers_busy, "Workers transcribing."),
             "transcriber.buffer.size": (
                 lambda: counters().buffered_samples,
-                "Samples at 16 kHz in hand that fill no window yet.",
+                "Samples at 16 kHz in hand: ring, open window, queue, workers.",
             ),
             "transcriber.streams.active": (lambda: counters().streams_active, "Streams that have not ended."),
         }
@@ -129,7 +129,7 @@ class Telemetry:
             "transcriber.jobs.enqueued": (lambda: counters().jobs_enqueued, "Windows put into a queue."),
             "transcriber.jobs.dropped": (
                 lambda: counters().jobs_dropped,
-                "Windows that found their queue full.",
+                "Windows that no worker finished: queue full, abandoned.",
             ),
             "transcriber.jobs.completed": (lambda: counters().jobs_completed, "Windows transcribed."),
             "transcriber.jobs.failed": (lambda: counters().jobs_failed, "Windows that the engine failed on."),
